@@ -1,0 +1,361 @@
+"""From the API's JSON to rows that fit a schema. Pure: no HTTP, no Singer.
+
+What does not fit is never dropped: it moves to the row's ``extra`` object.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from tap_fini.windows import to_instant, to_text
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+EXTRA = "extra"
+"""The field that holds what the schema does not know."""
+
+Report: TypeAlias = Callable[[str, str], None]
+"""Called as ``report(field, problem)`` for each value that was put aside or replaced."""
+
+_MISFIT = object()
+_BIGGEST = 2**63 - 1
+
+
+def usable_id(value: object) -> str | None:
+    """Return a record's id as text, or ``None`` if it could not serve as a key."""
+    if isinstance(value, str):
+        return value or None
+    if isinstance(value, int) and not isinstance(value, bool):
+        return str(value)
+    return None
+
+
+def _text(value: object) -> object:
+    return value if type(value) is str else _MISFIT
+
+
+def _boolean(value: object) -> object:
+    return value if type(value) is bool else _MISFIT
+
+
+def _integer(value: object) -> object:
+    return value if type(value) is int and -_BIGGEST <= value <= _BIGGEST else _MISFIT
+
+
+def _number(value: object) -> object:
+    return value if type(value) in {int, float} else _MISFIT
+
+
+def _time(value: object) -> object:
+    instant = to_instant(value)
+    return _MISFIT if instant is None else to_text(instant)
+
+
+def _object(value: object) -> object:
+    return value if type(value) is dict else _MISFIT
+
+
+def _texts(value: object) -> object:
+    if type(value) is not list:
+        return _MISFIT
+    return value if all(type(item) is str for item in value) else _MISFIT
+
+
+def _objects(value: object) -> object:
+    if type(value) is not list:
+        return _MISFIT
+    return value if all(type(item) is dict for item in value) else _MISFIT
+
+
+_FITTERS: dict[tuple[str, str | None], Callable[[object], object]] = {
+    ("string", None): _text,
+    ("string", "date-time"): _time,
+    ("boolean", None): _boolean,
+    ("integer", None): _integer,
+    ("number", None): _number,
+    ("object", None): _object,
+    ("array", "string"): _texts,
+    ("array", "object"): _objects,
+}
+
+
+def _type_of(schema: Mapping[str, Any]) -> str:
+    types = schema["type"]
+    return types if isinstance(types, str) else next(name for name in types if name != "null")
+
+
+def _fitter(schema: Mapping[str, Any]) -> Callable[[object], object]:
+    kind = _type_of(schema)
+    detail = _type_of(schema["items"]) if kind == "array" else schema.get("format")
+    return _FITTERS[kind, detail]
+
+
+class RowMaker:
+    """Makes rows that fit one stream's schema."""
+
+    def __init__(
+        self,
+        schema: Mapping[str, Any],
+        *,
+        derived: Iterable[str],
+        consumed: Iterable[str] = (),
+        report: Report,
+    ) -> None:
+        """Learn the fields from a JSON schema.
+
+        Args:
+            schema: The stream's schema. Fields of the API stand in it under its own names.
+            derived: The fields of the schema that are not copied from the API.
+            consumed: The fields of the API that the caller turns into derived ones.
+            report: Told of each value that does not fit.
+        """
+        aside = {*derived, EXTRA}
+        self._fields = tuple(
+            (name, _fitter(definition))
+            for name, definition in schema["properties"].items()
+            if name not in aside
+        )
+        self._consumed = frozenset(consumed)
+        self._known = self._consumed.union(name for name, _ in self._fields)
+        self._report = report
+
+    def fill(self, row: dict[str, Any], raw: Mapping[str, Any]) -> None:
+        """Put a raw object's fields into a row: a value or ``None`` for each of the schema."""
+        taken = 0
+        for name, fit in self._fields:
+            value = raw.get(name, _MISFIT)
+            if value is _MISFIT:
+                row[name] = None
+                continue
+            taken += 1
+            if value is None:
+                row[name] = None
+                continue
+            row[name] = fitted = fit(value)
+            if fitted is _MISFIT:
+                row[name] = None
+                self.put_aside(row, name, value, "has a value of an unexpected type")
+        for name in self._consumed:
+            taken += name in raw
+        if taken != len(raw):
+            for name in raw.keys() - self._known:
+                self.put_aside(row, name, raw[name], "is a field this version does not know")
+
+    def put_aside(self, row: dict[str, Any], name: str, value: object, problem: str) -> None:
+        """Keep a value in the row's ``extra`` object and report it."""
+        row.setdefault(EXTRA, {})[name] = value
+        self._report(name, problem)
+
+
+class UnusableIdError(Exception):
+    """A record has no id that could serve as its key, so no target could load it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """Which fields tie a parent record to the child records inside it."""
+
+    id: str
+    """The parent's key, in the API and in its stream."""
+
+    updated: tuple[str, ...]
+    """The API's fields that may tell when the parent last changed, best first."""
+
+    created: str
+    """The parent's field that tells when it was made, in the API and in its stream."""
+
+    replication_key: str
+    """The parent stream's field that tells when it last changed."""
+
+    children: str
+    """The API's field that holds the children."""
+
+    child_count: str
+    """The parent stream's field that counts them."""
+
+    child_time: str
+    """The API's field of a child that puts the children in order."""
+
+    child_parent_id: str
+    """The child stream's field that names the parent."""
+
+    child_replication_key: str
+    """The child stream's field that repeats the parent's replication key."""
+
+    child_position: str
+    """The child stream's field that numbers the children of one parent from 0."""
+
+
+class FamilyMaker:
+    """Makes the row of a parent record and the rows of the children inside it."""
+
+    def __init__(
+        self,
+        shape: Shape,
+        parent_schema: Mapping[str, Any],
+        child_schema: Mapping[str, Any],
+        *,
+        report_parent: Report,
+        report_child: Report,
+    ) -> None:
+        """Prepare to make rows for two schemas.
+
+        Args:
+            shape: The names of the fields that tie the two together.
+            parent_schema: The parent stream's schema.
+            child_schema: The child stream's schema.
+            report_parent: Told of what does not fit the parent's schema.
+            report_child: Told of what does not fit the child's schema.
+        """
+        self._shape = shape
+        self._report = report_parent
+        self._parent = RowMaker(
+            parent_schema,
+            derived=(shape.id, shape.replication_key, shape.child_count),
+            consumed=(shape.id, shape.replication_key, shape.children),
+            report=report_parent,
+        )
+        self._child = RowMaker(
+            child_schema,
+            derived=(shape.child_parent_id, shape.child_position, shape.child_replication_key),
+            report=report_child,
+        )
+
+    def parent_row(
+        self, raw: Mapping[str, Any], fallback: int
+    ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+        """Make the parent's row.
+
+        Args:
+            raw: The record as the API gave it.
+            fallback: The instant that stands in for its replication key if it has no time
+                at all, in epoch milliseconds.
+
+        Returns:
+            The row, and the raw children in their order.
+
+        Raises:
+            UnusableIdError: If there is nothing to serve as the key.
+        """
+        shape = self._shape
+        key = usable_id(raw.get(shape.id))
+        if key is None:
+            raise UnusableIdError
+        row: dict[str, Any] = {shape.id: key}
+        children = self._children(row, raw)
+        row[shape.replication_key] = to_text(self._updated(row, raw, children, fallback))
+        row[shape.child_count] = len(children)
+        self._parent.fill(row, raw)
+        return row, children
+
+    def child_rows(
+        self, parent: Mapping[str, Any], children: list[dict[str, Any]]
+    ) -> list[dict[str, Any]]:
+        """Make the rows of one parent's children."""
+        shape = self._shape
+        key, updated = parent[shape.id], parent[shape.replication_key]
+        rows = []
+        for position, raw in enumerate(children):
+            row = {
+                shape.child_parent_id: key,
+                shape.child_position: position,
+                shape.child_replication_key: updated,
+            }
+            self._child.fill(row, raw)
+            rows.append(row)
+        return rows
+
+    def _children(self, row: dict[str, Any], raw: Mapping[str, Any]) -> list[dict[str, Any]]:
+        name = self._shape.children
+        found = raw.get(name)
+        if found is None:
+            return []
+        if type(found) is not list:
+            self._parent.put_aside(row, name, found, "has a value of an unexpected type")
+            return []
+        children = [child for child in found if type(child) is dict]
+        if len(children) < len(found):
+            others = [child for child in found if type(child) is not dict]
+            self._parent.put_aside(row, name, others, "has an item of an unexpected type")
+        if len(children) > 1:
+            children.sort(key=self._child_instant)
+        return children
+
+    def _child_instant(self, child: Mapping[str, Any]) -> float:
+        instant = to_instant(child.get(self._shape.child_time))
+        return math.inf if instant is None else instant
+
+    def _updated(
+        self,
+        row: dict[str, Any],
+        raw: Mapping[str, Any],
+        children: list[dict[str, Any]],
+        fallback: int,
+    ) -> int:
+        first, *others = self._shape.updated
+        value = raw.get(first)
+        instant = to_instant(value)
+        if instant is not None:
+            return instant
+        if value is not None:
+            self._parent.put_aside(row, first, value, "has a value of an unexpected type")
+        for name in others:
+            instant = to_instant(raw.get(name))
+            if instant is not None:
+                self._report(first, f"has no usable value, so {name!r} serves in its place")
+                return instant
+        latest = max((self._child_instant(child) for child in children), default=math.inf)
+        self._report(first, "has no usable value, nor has any other time of the record")
+        return fallback if latest == math.inf else int(latest)
+
+
+_TOKEN = re.compile(
+    r'"[^"\\]*(?:\\.[^"\\]*)*"'
+    r"|-?(?:NaN|Infinity)"
+    r"|-?\d+(?:\.\d+)?[eE][+-]?\d+",
+    re.DOTALL,
+)
+_ESCAPE = re.compile(
+    r"\\(?:u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}|u([0-9a-fA-F]{4})|.)",
+    re.DOTALL,
+)
+_SURROGATES = range(0xD800, 0xE000)
+
+
+def repair(content: bytes) -> tuple[bytes, int]:
+    """Rewrite JSON text so that every parser and every database takes it.
+
+    NUL characters (PostgreSQL refuses them), halves of surrogate pairs and bytes that are
+    not UTF-8 become U+FFFD, the replacement character. Numbers that JSON does not have
+    (NaN, Infinity, 1e999) become texts.
+
+    Args:
+        content: JSON text, or what was meant to be.
+
+    Returns:
+        The repaired text, and how many characters were replaced.
+    """
+    replaced = 0
+
+    def repair_escape(match: re.Match[str]) -> str:
+        nonlocal replaced
+        digits = match[1]
+        if digits is None or (int(digits, 16) and int(digits, 16) not in _SURROGATES):
+            return match[0]
+        replaced += 1
+        return "\\ufffd"
+
+    def repair_token(match: re.Match[str]) -> str:
+        token = match[0]
+        if token[0] == '"':
+            return _ESCAPE.sub(repair_escape, token) if "\\u" in token else token
+        return token if math.isfinite(float(token)) else f'"{token}"'
+
+    text = content.decode("utf-8-sig", errors="replace")
+    replaced = text.count("\ufffd") - content.count("\ufffd".encode())
+    return _TOKEN.sub(repair_token, text).encode(), replaced

@@ -1,0 +1,155 @@
+"""One reading of an export: what has been seen, and what follows from it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from tap_fini.client import FiniError
+from tap_fini.records import UnusableIdError
+from tap_fini.windows import to_text
+
+if TYPE_CHECKING:
+    import logging
+    from collections.abc import Callable
+
+    from tap_fini.pagination import Page
+    from tap_fini.progress import Progress
+    from tap_fini.records import FamilyMaker, Shape
+    from tap_fini.windows import Window
+
+CLOCK_TOLERANCE = 60_000
+"""Milliseconds by which Fini's clock and this machine's may differ without a word."""
+
+
+class Run:
+    """Turns pages into rows, each conversation once, and knows how far the bookmark may go."""
+
+    def __init__(
+        self,
+        shape: Shape,
+        maker: FamilyMaker,
+        progress: Progress,
+        logger: logging.Logger,
+        *,
+        extend: Callable[[int], None] | None,
+    ) -> None:
+        """Have seen nothing so far.
+
+        Args:
+            shape: The names of the fields that matter here.
+            maker: Makes the rows.
+            progress: Counts them.
+            logger: Where to say what the records prove.
+            extend: Reads on to a later instant; ``None`` if the end was asked for.
+        """
+        self._shape = shape
+        self._maker = maker
+        self._progress = progress
+        self._logger = logger
+        self._extend = extend
+        self._latest = ""
+        self._seen: dict[str, str] = {}
+        self._seen_before: dict[str, str] = {}
+        self._served_at: int | None = None
+        self._filter_is_known = False
+
+    def families(self, window: Window, page: Page) -> list[tuple[dict[str, Any], list[Any]]]:
+        """Return a page's rows, each with the raw children inside it.
+
+        Left out are those that this window or the one before it has brought already:
+        neighbouring queries overlap, and a split window is read twice. A newer version of
+        a record is not the same record.
+
+        Raises:
+            FiniError: If a record cannot be loaded by any target.
+        """
+        if self._served_at is None and page.served_at is not None:
+            self._served_at = page.served_at
+            self._compare_clocks(page.served_at)
+        self._progress.pages += 1
+        shape, families = self._shape, []
+        for raw in self._decode(page):
+            try:
+                row, children = self._maker.parent_row(raw, window.start)
+            except UnusableIdError:
+                message = (
+                    f"Fini returned a record without a usable '{shape.id}' (a text or a whole "
+                    f"number) in the window {window}: no target could load it; report it to "
+                    "Fini, or read around it with 'start_date' and 'end_date'."
+                )
+                raise FiniError(message) from None
+            key, updated = row[shape.id], row[shape.replication_key]
+            known = self._seen.get(key) or self._seen_before.get(key, "")
+            if known >= updated:
+                self._progress.duplicates += 1
+                continue
+            self._seen[key] = updated
+            self._latest = max(self._latest, updated)
+            if not self._filter_is_known:
+                self._look_for_proof(window, row)
+            self._progress.parent_count += 1
+            families.append((row, children))
+        return families
+
+    def finish(self, window: Window) -> str | None:
+        """Close a window.
+
+        Returns:
+            How far the bookmark may go, as the records write their times: the latest
+            change seen, but not past the window, for later windows may hold earlier
+            changes, nor past what Fini's clock showed when the run began, for later changes
+            may have been missed. ``None`` if nothing has been seen.
+        """
+        self._seen_before, self._seen = self._seen, {}
+        self._progress.finish_window(window)
+        cap = window.end if self._served_at is None else min(window.end, self._served_at)
+        return min(self._latest, to_text(cap)) or None
+
+    def _decode(self, page: Page) -> list[dict[str, Any]]:
+        try:
+            records, replaced = page.records()
+        except (msgspec.DecodeError, RecursionError) as error:
+            kind = "is nested too deeply" if isinstance(error, RecursionError) else "is broken"
+            message = (
+                f"A record on the page that starts with {page.ids[:1]!a} {kind}: report it to "
+                "Fini, or read around it with 'start_date' and 'end_date'."
+            )
+            raise FiniError(message) from None
+        if replaced:
+            self._logger.warning(
+                "Replaced %d characters that databases refuse (NUL, halves of surrogate pairs, "
+                "broken UTF-8) by U+FFFD",
+                replaced,
+            )
+        return records
+
+    def _compare_clocks(self, served_at: int) -> None:
+        behind = served_at - self._progress.plan.end
+        if self._extend is None or abs(behind) <= CLOCK_TOLERANCE:
+            return
+        self._logger.warning(
+            "This machine's clock is %d s %s Fini's; the run goes by Fini's",
+            abs(behind) // 1000,
+            "behind" if behind > 0 else "ahead of",
+        )
+        if behind > 0:
+            self._extend(served_at)
+
+    def _look_for_proof(self, window: Window, row: dict[str, Any]) -> None:
+        """Say, once a record proves it, by which time Fini selects."""
+        start, end = window.query
+        created = row.get(self._shape.created)
+        if created is not None and created < to_text(start):
+            self._filter_is_known = True
+            self._logger.info(
+                "Fini selects by the time of the last change: every change is found, and "
+                "'lookback_days' may be lowered"
+            )
+        elif row[self._shape.replication_key] > to_text(end):
+            self._filter_is_known = True
+            self._logger.info(
+                "Fini selects by the time of creation: a change is found if it comes within "
+                "'lookback_days' after creation; to get later ones, raise that setting"
+            )

@@ -1,0 +1,530 @@
+"""The tap: its settings, its streams, and its command line."""
+
+from __future__ import annotations
+
+import functools
+import io
+import ipaddress
+import os
+import signal
+import sys
+import threading
+import traceback
+from decimal import Decimal
+from typing import IO, TYPE_CHECKING, Any, NoReturn, cast
+from urllib.parse import urlsplit
+
+from jsonschema import Draft7Validator
+from singer_sdk import Tap, metrics
+from singer_sdk import typing as th
+from singer_sdk.exceptions import ConfigValidationError, MappingError
+from singer_sdk.plugin_base import SingerCommand
+from singer_sdk.singerlib import Catalog
+from singer_sdk.singerlib.json import deserialize_json
+
+from tap_fini.client import Connection, FiniError
+from tap_fini.streams import BotRequestsStream, ConversationsStream
+from tap_fini.windows import to_instant
+from tap_fini.writer import BufferedWriter, TerminatedError
+
+if sys.version_info >= (3, 12):
+    from typing import override
+else:
+    from typing_extensions import override
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from pathlib import PurePath
+
+    import click
+    from jsonschema import ValidationError
+    from singer_sdk import Stream
+    from singer_sdk.singerlib.encoding.base import GenericSingerWriter
+
+SOURCES = ["all", "zendesk", "slack", "discord", "widget", "intercom", "ui", "api"]
+FEEDBACK_TYPES = ["thumbs_up", "thumbs_down", "no_feedback"]
+
+_ENV_PREFIX = "TAP_FINI_"
+_WORDS = {
+    **dict.fromkeys(("true", "1", "yes", "on"), True),
+    **dict.fromkeys(("false", "0", "no", "off"), False),
+}
+
+
+class SettingsError(FiniError):
+    """The settings cannot be used as they are."""
+
+
+class TapFini(Tap):
+    """Fini's chat history: every conversation and every answer.
+
+    Reads Fini's REST API (Get chat history) incrementally and provably completely.
+    """
+
+    name = "tap-fini"
+    message_writer_class = BufferedWriter
+
+    config_jsonschema = th.PropertiesList(
+        th.Property(
+            "api_key",
+            th.StringType,
+            required=True,
+            secret=True,
+            title="API key",
+            description="The Fini API key, with read scope (Fini: Deploy > API Keys).",
+        ),
+        th.Property(
+            "api_url",
+            th.StringType,
+            default="https://api-prod.usefini.com",
+            title="API URL",
+            description="Where Fini's API is: https, or plain http to this machine itself.",
+        ),
+        th.Property(
+            "start_date",
+            th.DateTimeType,
+            default="2022-01-01T00:00:00Z",
+            title="Start date",
+            description="Read from here when there is no bookmark, and never from before.",
+        ),
+        th.Property(
+            "end_date",
+            th.DateTimeType,
+            title="End date",
+            description="Read up to here, for a bounded backfill. Without it: up to now.",
+        ),
+        th.Property(
+            "lookback_days",
+            th.NumberType(minimum=0),
+            default=7,
+            title="Lookback (days)",
+            description=(
+                "Days before the bookmark that each run reads again, to find late changes."
+            ),
+        ),
+        th.Property(
+            "window_days",
+            th.NumberType(exclusive_minimum=0, maximum=90),
+            default=30,
+            title="Window (days)",
+            description="Days that one series of pages spans at most.",
+        ),
+        th.Property(
+            "page_size",
+            th.IntegerType(minimum=1, maximum=100),
+            default=50,
+            title="Page size",
+            description="Conversations a response (limit), 1 to 100.",
+        ),
+        th.Property(
+            "source",
+            th.StringType,
+            allowed_values=SOURCES,
+            title="Source filter",
+            description="Read only conversations from this source.",
+        ),
+        th.Property(
+            "category",
+            th.StringType,
+            title="Category filter",
+            description="Read only conversations of this category, for instance fini-other.",
+        ),
+        th.Property(
+            "feedback_type",
+            th.StringType,
+            allowed_values=FEEDBACK_TYPES,
+            title="Feedback filter",
+            description="Read only conversations with this feedback.",
+        ),
+        th.Property(
+            "escalation",
+            th.BooleanType,
+            title="Escalation filter",
+            description="Read only conversations that were (true) or were not (false) escalated.",
+        ),
+        th.Property(
+            "has_links",
+            th.BooleanType,
+            title="Links filter",
+            description="Read only conversations with (true) or without (false) links.",
+        ),
+        th.Property(
+            "user_id",
+            th.StringType,
+            title="User filter",
+            description="Read only conversations of this user.",
+        ),
+        th.Property(
+            "ticket_id",
+            th.StringType,
+            title="Ticket filter",
+            description="Read only conversations of this ticket in your ticketing system.",
+        ),
+        th.Property(
+            "question",
+            th.StringType,
+            title="Question filter",
+            description="Read only conversations in which this text was asked.",
+        ),
+        th.Property(
+            "max_concurrent_requests",
+            th.IntegerType(minimum=1, maximum=16),
+            default=4,
+            title="Concurrent requests",
+            description="Windows that are read side by side, 1 to 16.",
+        ),
+        th.Property(
+            "max_requests_per_minute",
+            th.IntegerType(minimum=0),
+            default=100,
+            title="Requests per minute",
+            description="Requests in any 60 seconds, 0 for no limit.",
+        ),
+        th.Property(
+            "request_timeout",
+            th.IntegerType(minimum=1),
+            default=60,
+            title="Request timeout (seconds)",
+            description="Seconds to wait for a response.",
+        ),
+        th.Property(
+            "user_agent",
+            th.StringType,
+            title="User agent",
+            description="What the tap calls itself. Without it: tap-fini/<version>.",
+        ),
+    ).to_dict()
+
+    def __init__(  # noqa: PLR0913 - the SDK's own arguments
+        self,
+        *,
+        config: dict[str, Any] | PurePath | str | list[PurePath | str] | None = None,
+        catalog: PurePath | str | dict[str, Any] | Catalog | None = None,
+        state: PurePath | str | dict[str, Any] | None = None,
+        parse_env_config: bool = False,
+        validate_config: bool = True,
+        setup_mapper: bool = True,
+        message_writer: GenericSingerWriter[Any, Any] | None = None,
+    ) -> None:
+        """Check the settings, the catalog and the state, and take them over.
+
+        Args:
+            config: The settings. Numbers and booleans may come as texts.
+            catalog: What to read: a catalog, or the path of one.
+            state: Where to go on: a state, or the path of one.
+            parse_env_config: Whether ``TAP_FINI_...`` variables are settings too.
+            validate_config: Whether unusable settings are an error.
+            setup_mapper: Whether stream maps apply.
+            message_writer: Where messages go, instead of stdout.
+
+        Raises:
+            SettingsError: If the settings are unusable.
+            FiniError: If the catalog or the state is.
+        """
+        if config is None or isinstance(config, dict):
+            # The SDK reads a boolean variable that is no boolean as false, and stops at a
+            # number that is none, so the environment is read here.
+            environment = self._environment() if parse_env_config else {}
+            parse_env_config = False
+            config = self._converted({**(config or {}), **environment})
+        try:
+            super().__init__(
+                config=config,
+                catalog=_checked_catalog(catalog),
+                state=_checked_state(state),
+                parse_env_config=parse_env_config,
+                validate_config=validate_config,
+                setup_mapper=setup_mapper,
+                message_writer=message_writer,
+            )
+        except ConfigValidationError:
+            raise SettingsError(self._explain_settings()) from None
+        if validate_config:
+            self._check_settings()
+        self._quieten_metrics()
+        if threading.current_thread() is threading.main_thread() and isinstance(
+            self.message_writer, BufferedWriter
+        ):
+            # Instead of the SDK's handlers, which may cut a line in two and end with
+            # status 0, as if all had been read.
+            for signum in (signal.SIGINT, signal.SIGTERM):
+                signal.signal(signum, self.message_writer.handle_signal)
+
+    @functools.cached_property
+    def connection(self) -> Connection:
+        """The connection to Fini that all streams of a run share."""
+        return Connection(self.config)
+
+    @override
+    def discover_streams(self) -> list[Stream]:
+        """Return the streams; nothing is asked of Fini for that."""
+        conversations = ConversationsStream(self, lambda: self.connection)
+        return [conversations, BotRequestsStream(self, conversations)]
+
+    # Settings
+
+    @classmethod
+    def _settings(cls) -> dict[str, Any]:
+        cls.append_builtin_config(cls.config_jsonschema)
+        settings: dict[str, Any] = cls.config_jsonschema["properties"]
+        return settings
+
+    @classmethod
+    def _environment(cls) -> dict[str, str]:
+        names = {name: _ENV_PREFIX + name.upper().replace("-", "_") for name in cls._settings()}
+        return {name: os.environ[var] for name, var in names.items() if var in os.environ}
+
+    @classmethod
+    def _converted(cls, config: Mapping[str, Any]) -> dict[str, Any]:
+        """Give texts the types their settings want, and leave out what is not set."""
+        converted = {}
+        for name, value in config.items():
+            definition = cls._settings().get(name)
+            if definition is None:
+                cls.logger.warning("There is no setting %a: it is ignored", name[:64])
+                continue
+            if value is None or (isinstance(value, str) and not value.strip()):
+                continue
+            converted[name] = _convert(value, definition)
+        return converted
+
+    def _explain_settings(self) -> str:
+        errors = Draft7Validator(self.config_jsonschema).iter_errors(dict(self.config))
+        return " ".join(sorted(_explain(error) for error in errors))
+
+    def _check_settings(self) -> None:
+        """Check what a JSON schema cannot.
+
+        Raises:
+            SettingsError: If a setting is unusable.
+        """
+        problems = [
+            *_check_key(self.config["api_key"]),
+            *_check_url(self.config["api_url"]),
+            *_check_dates(self.config),
+        ]
+        if problems:
+            raise SettingsError(" ".join(problems))
+
+    def _quieten_metrics(self) -> None:
+        """Drop the metric that the SDK logs for every single request."""
+        muted = metrics.MetricExclusionFilter(metrics=[metrics.Metric.HTTP_REQUEST_DURATION])
+        known = [type(known) for known in self.metrics_logger.filters]
+        if metrics.MetricExclusionFilter not in known:
+            self.metrics_logger.addFilter(muted)
+
+    # Command line
+
+    @classmethod
+    @override
+    def get_singer_command(cls) -> click.Command:
+        """Return the command, with failures in plain words."""
+        command = super().get_singer_command()
+        return FiniCommand(
+            name=command.name,
+            callback=command.callback,
+            context_settings=command.context_settings,
+            help=command.help,
+            params=command.params,
+            logger=cls.logger,
+        )
+
+    @classmethod
+    @override
+    def cb_config(cls, ctx: click.Context, param: click.Option, value: tuple[str, ...]) -> Any:
+        try:
+            return super().cb_config(ctx, param, value)
+        except (OSError, ValueError, TypeError) as error:
+            reason = error.strerror if isinstance(error, OSError) else None
+            message = (
+                f"A config file cannot be read ({reason or 'missing, or not a JSON object'}): "
+                "check the paths given to --config."
+            )
+            raise SettingsError(message) from None
+
+    @classmethod
+    @override
+    def invoke(
+        cls, *, state: IO[str] | None = None, catalog: IO[str] | None = None, **options: Any
+    ) -> None:
+        super().invoke(
+            state=_checked_file(state, "state"),
+            catalog=_checked_file(catalog, "catalog"),
+            **options,
+        )
+
+
+class FiniCommand(SingerCommand):
+    """The command line, on which every foreseen failure ends in one sentence."""
+
+    @override
+    def main(self, *args: Any, **kwargs: Any) -> Any:
+        """Run the command and end the process.
+
+        Raises:
+            SystemExit: Always, in a process of its own: status 0 after a whole run, 1
+                after a failure, 128 and the signal's number after a signal.
+        """
+        try:
+            return super().main(*args, **kwargs)
+        except (FiniError, MappingError) as error:
+            self._end(str(error), 1)
+        except TerminatedError as stop:
+            name = signal.Signals(stop.args[0]).name
+            self._end(
+                f"Stopped by {name}. The next run goes on from the last STATE.", 128 + stop.args[0]
+            )
+        except Exception as error:  # noqa: BLE001 - its text may hold what must stay private
+            where = "".join(traceback.format_tb(error.__traceback__))
+            self._end(f"Failed unexpectedly: {type(error).__name__}. Please report it.\n{where}", 1)
+
+    @override
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except BrokenPipeError:
+            # Python would try to flush stdout once more at the end, and complain.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            self._end(
+                "The target has gone away: see its messages for why. The next run goes on from "
+                "the last STATE that it took in.",
+                1,
+            )
+
+    def _end(self, sentence: str, status: int) -> NoReturn:
+        self.logger.error("%s", sentence)
+        sys.exit(status)
+
+
+def _convert(value: object, definition: Mapping[str, Any]) -> object:
+    """Return a text as the type that a setting wants, if it can be read as that."""
+    if isinstance(value, Decimal):
+        return float(value)  # the SDK reads files so
+    if not isinstance(value, str):
+        return value
+    text = value.strip()
+    converters: dict[str, Callable[[str], object]] = {
+        "integer": int,
+        "number": float,
+        "boolean": lambda text: _WORDS.get(text.lower(), text),
+        "object": deserialize_json,
+        "array": deserialize_json,
+        "string": str,
+    }
+    kind = next((kind for kind in converters if kind in definition.get("type", ())), "string")
+    try:
+        return converters[kind](text)
+    except ValueError:
+        return text
+
+
+def _explain(error: ValidationError) -> str:
+    """Say what is wrong with a setting, without its value, which may be secret."""
+    if error.validator == "required":
+        name = error.message.split("'")[1]
+        return f"The setting '{name}' is missing: set it, or {_ENV_PREFIX}{name.upper()}."
+    name = ".".join(str(part) for part in error.absolute_path) or "config"
+    rule: Any = error.validator_value
+    expected = {
+        "enum": lambda: "one of " + ", ".join(str(v) for v in rule),
+        "type": lambda: _in_words([kind for kind in _listed(rule) if kind != "null"]),
+        "minimum": lambda: f"{rule} or more",
+        "maximum": lambda: f"{rule} or less",
+        "exclusiveMinimum": lambda: f"more than {rule}",
+    }.get(str(error.validator), lambda: f"valid ({error.validator})")()
+    return f"The setting '{name}' has to be {expected}."
+
+
+def _listed(rule: str | list[str]) -> list[str]:
+    return [rule] if isinstance(rule, str) else rule
+
+
+def _in_words(kinds: list[str]) -> str:
+    words = {"string": "a text", "integer": "a whole number", "boolean": "true or false"}
+    return " or ".join(words.get(kind, f"a JSON {kind}") for kind in kinds)
+
+
+def _check_key(key: str) -> list[str]:
+    if key.isascii() and key.isprintable() and " " not in key:
+        return []
+    return ["The setting 'api_key' holds a character that no key has: copy it again from Fini."]
+
+
+def _check_url(url: str) -> list[str]:
+    try:
+        parts = urlsplit(url)
+        host, _ = parts.hostname or "", parts.port
+    except ValueError:
+        return ["The setting 'api_url' is not an address."]
+    if not host or parts.username or parts.query or parts.fragment:
+        return ["The setting 'api_url' has to be a plain address such as https://host."]
+    if parts.scheme == "https" or (parts.scheme == "http" and _is_loopback(host)):
+        return []
+    return ["The setting 'api_url' has to start with https://, for the API key goes there."]
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def _check_dates(config: Mapping[str, Any]) -> list[str]:
+    instants = {}
+    for name in ("start_date", "end_date"):
+        value = config.get(name)
+        if value is None:
+            continue
+        instant = to_instant(value)
+        if instant is None:
+            problem = f"The setting '{name}' is not a date, such as 2025-01-31T12:00:00Z."
+            return [problem]
+        instants[name] = instant
+    if instants.get("end_date", float("inf")) <= instants["start_date"]:
+        return ["The setting 'end_date' has to be later than 'start_date'."]
+    return []
+
+
+def _checked_file(file: IO[str] | None, kind: str) -> IO[str] | None:
+    """Make sure that a file holds JSON, before the SDK reads it.
+
+    Raises:
+        FiniError: If it does not.
+    """
+    if file is None:
+        return None
+    try:
+        text = file.read()
+        deserialize_json(text)
+    except (ValueError, RecursionError):
+        message = f"The {kind} file is not JSON: correct it, or run without it."
+        raise FiniError(message) from None
+    return io.StringIO(text)
+
+
+def _checked_catalog(
+    catalog: PurePath | str | dict[str, Any] | Catalog | None,
+) -> PurePath | str | Catalog | None:
+    if isinstance(catalog, Catalog) or not isinstance(catalog, (dict, list)):
+        return catalog
+    try:
+        return Catalog.from_dict(cast("dict[str, Any]", catalog))
+    except (AttributeError, KeyError, TypeError, ValueError):
+        message = "The catalog is not a Singer catalog: make a new one with --discover."
+        raise FiniError(message) from None
+
+
+def _checked_state(
+    state: PurePath | str | dict[str, Any] | None,
+) -> PurePath | str | dict[str, Any] | None:
+    if not isinstance(state, (dict, list)):
+        return state
+    bookmarks = state.get("bookmarks", {}) if isinstance(state, dict) else None
+    if isinstance(bookmarks, dict) and all(isinstance(b, dict) for b in bookmarks.values()):
+        return state
+    message = (
+        'The state is not of the form {"bookmarks": {"conversations": {...}}}: correct it, or run '
+        "without it (meltano run --full-refresh) to read everything again."
+    )
+    raise FiniError(message)

@@ -1,0 +1,210 @@
+"""Time arithmetic: instants, windows, and the plan of windows to read.
+
+Nothing here knows HTTP or Singer. An instant is an integer: epoch milliseconds, UTC.
+"""
+
+from __future__ import annotations
+
+import heapq
+import re
+from dataclasses import dataclass
+from datetime import datetime, timedelta, timezone
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+DAY = 86_400_000
+"""Milliseconds in a day."""
+
+MAX_SPAN = 90 * DAY
+"""The widest span that one request may ask for (Fini's newer reference: wider is a 400)."""
+
+PAGES_PER_WINDOW = 50
+"""The size of window that a plan aims at: wide enough that its overhead (a STATE, a page
+cut off at its edge) is small, narrow enough that several fit in memory."""
+
+_NARROWEST = DAY // 96
+"""A plan does not narrow its windows below a quarter of an hour for density's sake."""
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
+_MILLISECOND = timedelta(milliseconds=1)
+_FIRST_INSTANT = 10**11
+_LAST_INSTANT = 253_402_300_799_999
+_FRACTION = re.compile(r"\.(\d{1,9})")
+
+
+def to_text(instant: int) -> str:
+    """Write an instant as RFC 3339 in UTC, always 24 characters wide.
+
+    The fixed width makes the order of two texts the order of their instants, which is how
+    bookmarks are compared.
+    """
+    return (_EPOCH + instant * _MILLISECOND).isoformat(timespec="milliseconds")[:23] + "Z"
+
+
+def to_instant(value: object) -> int | None:
+    """Read an instant from epoch milliseconds or from an ISO 8601 text.
+
+    A text without a zone is UTC. Fractions of a millisecond are cut off.
+
+    Returns:
+        Epoch milliseconds; ``None`` for anything else, and for a number that cannot be
+        epoch milliseconds of this age (before March 1973, as epoch *seconds* are, or after
+        the year 9999).
+    """
+    if isinstance(value, str):
+        return _parse(value)
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return None
+    if not _FIRST_INSTANT <= value <= _LAST_INSTANT:  # also false for NaN
+        return None
+    return int(value)
+
+
+def _parse(text: str) -> int | None:
+    # Python 3.10 reads neither "Z" nor fractions of other than 3 or 6 digits.
+    text = _FRACTION.sub(lambda found: "." + found[1].ljust(6, "0")[:6], text.strip(), count=1)
+    if text[-1:] in {"Z", "z"}:
+        text = text[:-1] + "+00:00"
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError:
+        return None
+    if moment.tzinfo is None:
+        moment = moment.replace(tzinfo=timezone.utc)
+    return (moment - _EPOCH) // _MILLISECOND
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Window:
+    """The span of time from ``start`` (included) to ``end`` (excluded)."""
+
+    start: int
+    end: int
+
+    @property
+    def width(self) -> int:
+        """The width in milliseconds."""
+        return self.end - self.start
+
+    @property
+    def query(self) -> tuple[int, int]:
+        """The two ends to ask for: each one millisecond past the window.
+
+        Fini does not say whether its ends are inclusive. These find every instant of the
+        window even when both are exclusive.
+        """
+        return max(0, self.start - 1), self.end
+
+    def halves(self) -> tuple[Window, Window]:
+        """The window cut at its middle.
+
+        Raises:
+            ValueError: If it is one millisecond wide.
+        """
+        if self.width <= 1:
+            msg = "A window of one millisecond cannot be split"
+            raise ValueError(msg)
+        middle = self.start + self.width // 2
+        return Window(self.start, middle), Window(middle, self.end)
+
+    def __str__(self) -> str:
+        """The window as it stands in log lines."""
+        return f"{to_text(self.start)} to {to_text(self.end)}"
+
+
+class Plan:
+    """The windows of one run, oldest first, cut as they are taken.
+
+    Their width follows the history: as wide as allowed where it is sparse, about
+    :data:`PAGES_PER_WINDOW` pages where it is dense.
+    """
+
+    def __init__(self, start: int, end: int, *, max_width: int) -> None:
+        """Plan the span from ``start`` (included) to ``end`` (excluded).
+
+        Args:
+            start: Epoch milliseconds.
+            end: Epoch milliseconds. Not after ``start`` means an empty plan.
+            max_width: The widest window, in milliseconds.
+        """
+        self.start = start
+        self.end = max(start, end)
+        # The query of a window is a millisecond wider than the window itself.
+        self._max_width = max(1, min(max_width, MAX_SPAN - 1))
+        self._width = self._max_width
+        self._frontier = start
+        self._returned: list[Window] = []
+
+    @property
+    def next_start(self) -> int | None:
+        """Where the next window to be taken starts; ``None`` when there is none."""
+        if self._returned:
+            return self._returned[0].start
+        return self._frontier if self._frontier < self.end else None
+
+    def take(self) -> Window:
+        """Take the oldest window that nobody has taken yet.
+
+        Raises:
+            IndexError: If there is none; see :attr:`next_start`.
+        """
+        if self._returned:
+            return heapq.heappop(self._returned)
+        if self._frontier >= self.end:
+            msg = "All windows have been taken"
+            raise IndexError(msg)
+        window = Window(self._frontier, min(self._frontier + self._width, self.end))
+        self._frontier = window.end
+        return window
+
+    def narrow(self, window: Window) -> Window:
+        """Give the younger half of a taken window back, and keep the older one."""
+        older, younger = window.halves()
+        heapq.heappush(self._returned, younger)
+        self._width = max(_NARROWEST, min(self._width, older.width))
+        return older
+
+    def is_too_dense(self, window: Window, times: Sequence[Sequence[object]]) -> bool:
+        """Tell from its first page whether a window is better read in parts.
+
+        Args:
+            window: The window.
+            times: The page's times, one sequence of values for each time field.
+
+        Returns:
+            Whether the page's rows lie so close together that the window should hold well
+            over :data:`PAGES_PER_WINDOW` such pages. Only rows in order of a time that
+            lies in the window tell; all others say nothing.
+        """
+        if window.width < 2 * _NARROWEST:
+            return False
+        span = max((_ordered_span(window, values) for values in times), default=0)
+        return 0 < span * PAGES_PER_WINDOW * 3 // 2 < window.width
+
+    def learn(self, window: Window, pages: int) -> None:
+        """Set the width of the windows to come from what one window held."""
+        ideal = window.width * PAGES_PER_WINDOW // max(1, pages)
+        self._width = max(min(_NARROWEST, self._max_width), min(ideal, self._max_width))
+
+    def extend(self, end: int) -> None:
+        """Move the plan's end to a later instant."""
+        self.end = max(self.end, end)
+
+    def __len__(self) -> int:
+        """The number of windows still to take at the present width."""
+        left = self.end - self._frontier
+        return len(self._returned) + -(-left // self._width)
+
+
+def _ordered_span(window: Window, values: Sequence[object]) -> int:
+    """Return the milliseconds from the first to the last of ordered instants, or 0."""
+    start, end = window.query
+    instants = [value for value in values if type(value) is int and start <= value <= end]
+    if len(instants) < len(values) or len(instants) < 2:  # noqa: PLR2004
+        return 0
+    ascending = sorted(instants)
+    if instants not in (ascending, ascending[::-1]):
+        return 0
+    return ascending[-1] - ascending[0] + 1
