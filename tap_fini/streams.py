@@ -382,8 +382,8 @@ class ExportStream(CheckpointedStream, FiniStream):
 
     def _explain(self, error: IncompleteError) -> str:
         return (
-            f"In the millisecond {to_text(error.window.start)} there are more {self.name} than fit "
-            f"one page of {self.config['page_size']}, and Fini's paging cannot be trusted to "
+            f"In the three milliseconds around {to_text(error.window.start)} there are more "
+            f"{self.name} than fit one page of {self.config['page_size']}, and Fini's paging cannot be trusted to "
             "bring the others: set 'page_size' to another number, up to 100, or ask Fini how "
             "its cursor works. Nothing was skipped; the state ends before that moment."
         )

@@ -1,0 +1,171 @@
+"""Whatever the undocumented parts of the API mean, what comes out is exactly what is there."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+
+from tap_fini.client import FiniError
+from tests.expected import loaded, tables
+from tests.sandbox import Sandbox, Switches, make_conversations
+from tests.support import DAY, config_for, run_tap
+
+CURSORS = ("last_id", "body_cursor", "body_next_cursor", "ignored", "refused")
+ORDERS = ("newest", "oldest", "shuffled")
+FIELDS = ("createdAt", "updatedAt")
+ENDS = tuple(itertools.product((True, False), repeat=2))
+HAS_MORE = ("exact", "page_full")
+
+START = 1_735_689_600_000  # 2025-01-01
+
+
+def assert_complete(sandbox: Sandbox, **settings: object) -> None:
+    """Run the tap, and compare every field of every row with the sandbox's data."""
+    output = run_tap(config_for(sandbox, **settings))
+    conversations, bot_requests = output.records("conversations"), output.records("bot_requests")
+    parents, children = tables(sandbox.truth())
+    assert loaded(conversations, bot_requests) == (parents, children)
+    assert len(conversations) == len(parents), "a conversation came twice"
+    assert len(bot_requests) == len(children), "a bot request came twice"
+
+
+@pytest.mark.parametrize("order_field", [None, *FIELDS])
+@pytest.mark.parametrize("order", ORDERS)
+@pytest.mark.parametrize("cursor", CURSORS)
+def test_every_meaning_of_the_api(cursor: str, order: str, order_field: str | None) -> None:
+    conversations = make_conversations(64, seed=3)
+    for field, ends, has_more in itertools.product(FIELDS, ENDS, HAS_MORE):
+        switches = Switches(
+            cursor=cursor,  # type: ignore[arg-type]
+            order=order,  # type: ignore[arg-type]
+            order_field=order_field,  # type: ignore[arg-type]
+            filter_field=field,  # type: ignore[arg-type]
+            start_inclusive=ends[0],
+            end_inclusive=ends[1],
+            has_more=has_more,  # type: ignore[arg-type]
+        )
+        with Sandbox(conversations, switches) as sandbox:
+            assert_complete(sandbox, page_size=6, window_days=60)
+
+
+@pytest.mark.parametrize("ends", ENDS)
+@pytest.mark.parametrize("field", FIELDS)
+def test_conversations_on_the_edges_of_windows(field: str, ends: tuple[bool, bool]) -> None:
+    """One at each edge, one a millisecond before, one after: of each window of a day."""
+    conversations = make_conversations(30, seed=1)
+    for number, conversation in enumerate(conversations):
+        instant = START + (number // 3) * DAY + (number % 3) - 1
+        conversation["createdAt"] = conversation["updatedAt"] = max(instant, START)
+    switches = Switches(
+        filter_field=field,  # type: ignore[arg-type]
+        start_inclusive=ends[0],
+        end_inclusive=ends[1],
+    )
+    with Sandbox(conversations, switches) as sandbox:
+        assert_complete(sandbox, window_days=1, end_date="2025-01-15")
+
+
+@pytest.mark.parametrize("cursor", CURSORS)
+def test_a_window_of_exactly_one_and_two_pages(cursor: str) -> None:
+    for count in (10, 20):
+        for has_more in HAS_MORE:
+            switches = Switches(cursor=cursor, has_more=has_more)  # type: ignore[arg-type]
+            with Sandbox(make_conversations(count, seed=2), switches) as sandbox:
+                assert_complete(sandbox, page_size=10, window_days=90)
+
+
+@pytest.mark.parametrize("over_limit", ["capped", "refused"])
+def test_a_smaller_page_than_asked_for(over_limit: str) -> None:
+    switches = Switches(max_limit=50, over_limit=over_limit)  # type: ignore[arg-type]
+    with Sandbox(make_conversations(120, seed=2), switches) as sandbox:
+        if over_limit == "capped":
+            assert_complete(sandbox, page_size=100)
+        else:
+            output = run_tap(config_for(sandbox, page_size=100), fails=FiniError)
+            assert str(output.error).startswith(
+                "Fini refused the request (400): check the filters and dates in the settings. "
+                "Fini says: "
+            )
+
+
+@pytest.mark.parametrize("order", ["oldest", "newest", "shuffled"])
+def test_bot_requests_in_any_order(order: str) -> None:
+    switches = Switches(bot_request_order=order)  # type: ignore[arg-type]
+    with Sandbox(make_conversations(40, seed=5), switches) as sandbox:
+        assert_complete(sandbox)
+
+
+def test_ids_where_the_api_gives_them() -> None:
+    switches = Switches(bot_request_ids=True, user_ids=False)
+    with Sandbox(make_conversations(40, seed=5), switches) as sandbox:
+        assert_complete(sandbox)
+
+
+def test_a_server_without_a_clock() -> None:
+    with Sandbox(make_conversations(40, seed=5), Switches(date_header=False)) as sandbox:
+        assert_complete(sandbox)
+
+
+@pytest.mark.parametrize("cursor", ["ignored", "refused"])
+def test_too_many_in_one_millisecond_is_an_error(cursor: str) -> None:
+    conversations = make_conversations(30, seed=1)
+    instant = START + 5 * DAY + 17
+    for conversation in conversations[:12]:
+        conversation["createdAt"] = conversation["updatedAt"] = instant
+    switches = Switches(cursor=cursor)  # type: ignore[arg-type]
+    with Sandbox(conversations, switches) as sandbox:
+        output = run_tap(config_for(sandbox, page_size=10), fails=FiniError)
+    assert str(output.error) == (
+        "In the three milliseconds around 2025-01-06T00:00:00.016Z there are more conversations "
+        "than fit one page of 10, and Fini's paging cannot be trusted to bring the "
+        "others: set 'page_size' to another number, up to 100, or ask Fini how its cursor works. Nothing was skipped; the "
+        "state ends before that moment."
+    )
+    bookmark = output.state["bookmarks"]["conversations"].get("replication_key_value", "")
+    assert bookmark < "2025-01-06T00:00:00.017Z"
+
+
+def test_many_in_one_millisecond_with_a_good_cursor() -> None:
+    conversations = make_conversations(30, seed=1)
+    for conversation in conversations:
+        conversation["createdAt"] = conversation["updatedAt"] = START + DAY
+    with Sandbox(conversations) as sandbox:
+        assert_complete(sandbox, page_size=4)
+
+
+@pytest.mark.parametrize("count", [0, 1, 30])
+@pytest.mark.parametrize("cursor", CURSORS)
+def test_a_server_that_always_promises_more(cursor: str, count: int) -> None:
+    """It ends in an error after a bounded number of requests, or, empty, at once."""
+    switches = Switches(cursor=cursor, has_more="always")  # type: ignore[arg-type]
+    with Sandbox(make_conversations(count, seed=1), switches) as sandbox:
+        config = config_for(sandbox, page_size=10, window_days=90, max_concurrent_requests=1)
+        if count == 0:
+            output = run_tap(config)
+            assert len(sandbox.requests) == 3
+            assert output.records("conversations") == []
+        else:
+            output = run_tap(config, fails=FiniError)
+            assert str(output.error).startswith("In the three milliseconds around 2025-")
+            assert len(sandbox.requests) < 150
+
+
+def test_the_last_id_is_unknown_to_a_server_that_answers_with_nothing() -> None:
+    """The cursor's conversation leaves the window while it is read: an empty page follows."""
+    conversations = make_conversations(60, seed=4)
+    for field in FIELDS:
+        switches = Switches(unknown_cursor="empty", filter_field=field)  # type: ignore[arg-type]
+        with Sandbox(conversations, switches) as sandbox:
+
+            def remove_cursor(number: int, request: object) -> None:
+                cursor = request.params.get("cursor")  # type: ignore[attr-defined]
+                if number in {2, 5} and cursor:
+                    moved = sandbox.world.get(cursor)
+                    moved["updatedAt"] = moved["createdAt"] = START + 195 * DAY + number
+                    sandbox.world.upsert(moved)
+
+            sandbox.on_request = remove_cursor
+            output = run_tap(config_for(sandbox, page_size=10, max_concurrent_requests=1))
+            ids = {row["id"] for row in output.records("conversations")}
+            assert ids == {c["id"] for c in conversations}

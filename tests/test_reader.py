@@ -1,0 +1,194 @@
+"""The reader: order, proof, memory, failure, whatever its threads do."""
+
+from __future__ import annotations
+
+import json
+import random
+import threading
+import time
+from collections import deque
+from typing import TYPE_CHECKING
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tap_fini import reader as reader_module
+from tap_fini.pagination import Page, UntrustedPagingError, parse_page
+from tap_fini.reader import IncompleteError, WindowReader
+from tap_fini.windows import DAY, Plan, Window
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+
+def page(instants: list[int], *, has_more: bool, padding: int = 0) -> Page:
+    rows = [
+        {"id": str(at), "createdAt": at, "updatedAt": at, "x": "x" * padding} for at in instants
+    ]
+    return parse_page(json.dumps({"c": rows, "hasMore": has_more}).encode(), ("c",))
+
+
+def pages_of(instants: list[int], window: Window, size: int, *, padding: int = 0) -> Iterator[Page]:
+    found = sorted((at for at in instants if window.start <= at < window.end), reverse=True)
+    for place in range(0, max(1, len(found)), size):
+        more = place + size < len(found)
+        yield page(found[place : place + size], has_more=more, padding=padding)
+
+
+def collect(reader: WindowReader) -> tuple[list[Window], list[list[str]]]:
+    windows, ids = [], [[]]  # type: ignore[var-annotated]
+    for window, found in reader.read():
+        if found is None:
+            windows.append(window)
+            ids.append([])
+        else:
+            ids[-1] += found.ids
+    assert ids.pop() == []
+    return windows, ids
+
+
+@given(
+    instants=st.lists(st.integers(0, 400 * DAY), unique=True, max_size=300),
+    workers=st.integers(1, 6),
+    size=st.integers(1, 20),
+    trust=st.sampled_from(["always", "never", "at random"]),
+    seed=st.integers(0, 100),
+)
+@settings(deadline=None, max_examples=60)
+def test_everything_comes_out_in_the_order_of_windows(
+    instants: list[int], workers: int, size: int, trust: str, seed: int
+) -> None:
+    chance = random.Random(seed)
+
+    def fetch(window: Window) -> Iterator[Page]:
+        for found in pages_of(instants, window, size):
+            yield found
+            if found.has_more and (
+                trust == "never" or (trust != "always" and chance.random() < 0.5)
+            ):
+                raise UntrustedPagingError
+
+    plan = Plan(0, 401 * DAY, max_width=30 * DAY)
+    windows, ids = collect(WindowReader(plan, fetch, workers=workers))
+    assert [w.start for w in windows] == [0, *[w.end for w in windows[:-1]]]
+    assert windows[-1].end == 401 * DAY
+    for window, found in zip(windows, ids, strict=True):
+        assert {int(key) for key in found} == {
+            at for at in instants if window.start <= at < window.end
+        }
+
+
+def test_an_empty_plan() -> None:
+    reader = WindowReader(Plan(5, 5, max_width=DAY), lambda _: iter(()), workers=2)
+    assert list(reader.read()) == []
+
+
+def test_a_failure_comes_out_in_its_turn() -> None:
+    """What is older has been handed out before; what is younger is not even begun for long."""
+    begun = []
+
+    def fetch(window: Window) -> Iterator[Page]:
+        begun.append(window.start // DAY)
+        if window.start == 30 * DAY:
+            message = "in its turn"
+            raise ValueError(message)
+        yield from pages_of([window.start], window, 5)
+
+    finished: list[int] = []
+    reader = WindowReader(Plan(0, 1000 * DAY, max_width=10 * DAY), fetch, workers=4)
+    handed_out = (finished.append(w.start // DAY) for w, found in reader.read() if found is None)
+    with pytest.raises(ValueError, match="in its turn"):
+        deque(handed_out)
+    assert finished == [0, 10, 20]
+    assert len(begun) < 12
+
+
+def test_what_cannot_be_split_further() -> None:
+    def fetch(window: Window) -> Iterator[Page]:
+        yield page([window.start], has_more=True)
+        raise UntrustedPagingError
+
+    reader = WindowReader(Plan(0, 4, max_width=DAY), fetch, workers=2)
+    with pytest.raises(IncompleteError) as error:
+        list(reader.read())
+    assert error.value.window == Window(0, 1)
+    assert reader.splits == 2
+
+
+def test_dense_windows_become_narrow() -> None:
+    instants = list(range(0, 30 * DAY, 40_000))  # 64,800 in a month: 1,296 pages of 50
+    requests = 0
+
+    def fetch(window: Window) -> Iterator[Page]:
+        nonlocal requests
+        for found in pages_of(instants, window, 50):
+            requests += 1
+            yield found
+
+    windows, ids = collect(WindowReader(Plan(0, 30 * DAY, max_width=30 * DAY), fetch, workers=4))
+    assert sorted(int(key) for found in ids for key in found) == instants
+    assert max(len(found) for found in ids) <= 76 * 50
+    assert requests <= len(instants) / 50 * 1.05 + len(windows)
+
+
+@pytest.mark.parametrize("workers", [1, 4])
+def test_memory_is_bounded(monkeypatch: pytest.MonkeyPatch, workers: int) -> None:
+    """However slow whoever takes the pages is, and however large the window."""
+    monkeypatch.setattr(reader_module, "AHEAD", 50_000)
+    instants = list(range(0, 40 * DAY, DAY // 100))
+    lock, waiting, most, largest = threading.Lock(), 0, 0, 0
+
+    def fetch(window: Window) -> Iterator[Page]:
+        nonlocal waiting, most, largest
+        for found in pages_of(instants, window, 10, padding=100):
+            with lock:
+                waiting += found.size
+                most, largest = max(most, waiting), max(largest, found.size)
+            yield found
+
+    reader = WindowReader(Plan(0, 40 * DAY, max_width=10 * DAY), fetch, workers=workers)
+    total = 0
+    for _, found in reader.read():
+        if found is not None:
+            time.sleep(0.0002)
+            total += len(found.ids)
+            with lock:
+                waiting -= found.size
+    assert total == len(instants)
+    # Beyond the limit: a page in the hands of each worker, one that tips the balance, one for
+    # the window whose turn it is, one handed out and one put in its place.
+    assert most <= 50_000 + (workers + 4) * largest
+
+
+def threads() -> list[threading.Thread]:
+    return [t for t in threading.enumerate() if t.name.startswith("window-reader")]
+
+
+@pytest.mark.parametrize("leave", ["early", "at the end"])
+def test_no_thread_is_left_behind(leave: str) -> None:
+    fetch: Callable[[Window], Iterator[Page]] = lambda w: pages_of([w.start], w, 5)  # noqa: E731
+    reader = WindowReader(Plan(0, 300 * DAY, max_width=DAY), fetch, workers=4)
+    pages = reader.read()
+    next(pages)
+    assert len(threads()) == 4
+    if leave == "early":
+        pages.close()  # type: ignore[attr-defined]
+    else:
+        list(pages)
+    for thread in threads():
+        thread.join(5)
+    assert threads() == []
+
+
+def test_a_plan_that_grows_while_it_is_read() -> None:
+    reader = WindowReader(
+        Plan(0, DAY, max_width=DAY), lambda w: pages_of([w.start], w, 5), workers=2
+    )
+    windows = []
+    for window, found in reader.read():
+        if found is None:
+            windows.append(window)
+            if len(windows) == 1:
+                reader.extend(3 * DAY)
+    assert [w.end // DAY for w in windows] == [1, 2, 3]

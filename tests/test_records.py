@@ -1,0 +1,236 @@
+"""JSON to rows: whatever comes, nothing is lost and everything fits its schema."""
+
+from __future__ import annotations
+
+import json
+import math
+from typing import Any
+
+import jsonschema
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tap_fini.records import FamilyMaker, UnusableIdError, repair
+from tap_fini.streams import CHAT_HISTORY, BotRequestsStream, ConversationsStream
+from tap_fini.windows import to_instant
+from tests.expected import bot_request_rows, conversation_row
+from tests.sandbox import make_conversations
+
+FALLBACK = 1_735_689_600_000
+FALLBACK_TEXT = "2025-01-01T00:00:00.000Z"
+
+PARENT_SCHEMA: dict[str, Any] = ConversationsStream.schema
+CHILD_SCHEMA: dict[str, Any] = BotRequestsStream.schema
+
+
+class Maker:
+    """A family maker that keeps its reports."""
+
+    def __init__(self) -> None:
+        self.reports: list[tuple[str, str, str]] = []
+        self._maker = FamilyMaker(
+            CHAT_HISTORY.shape,
+            PARENT_SCHEMA,
+            CHILD_SCHEMA,
+            report_parent=lambda name, problem: self.reports.append(("parent", name, problem)),
+            report_child=lambda name, problem: self.reports.append(("child", name, problem)),
+        )
+
+    def make(self, raw: dict[str, Any]) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+        row, children = self._maker.parent_row(raw, FALLBACK)
+        return row, self._maker.child_rows(row, children)
+
+
+def conversation(**fields: object) -> dict[str, Any]:
+    return {"id": "c1", "createdAt": FALLBACK + 1, "updatedAt": FALLBACK + 2, **fields}
+
+
+def test_ordinary_conversations() -> None:
+    for raw in make_conversations(300, seed=11):
+        maker = Maker()
+        assert maker.make(raw) == (conversation_row(raw), bot_request_rows(raw))
+        assert maker.reports == []
+
+
+def test_unknown_fields_are_kept() -> None:
+    maker = Maker()
+    row, (child,) = maker.make(
+        conversation(mood="sunny", extra=1, position=2, botRequests=[{"tokens": {"in": 5}}])
+    )
+    assert row["extra"] == {"mood": "sunny", "extra": 1, "position": 2}
+    assert child["extra"] == {"tokens": {"in": 5}}
+    assert sorted(maker.reports) == [
+        ("child", "tokens", "is a field this version does not know"),
+        ("parent", "extra", "is a field this version does not know"),
+        ("parent", "mood", "is a field this version does not know"),
+        ("parent", "position", "is a field this version does not know"),
+    ]
+
+
+@pytest.mark.parametrize("name", ["botRequestCount", "conversationUpdatedAt", "conversationId"])
+def test_api_fields_with_the_names_of_derived_ones_are_kept(name: str) -> None:
+    row, (child,) = Maker().make(conversation(botRequests=[{name: "theirs"}], **{name: "theirs"}))
+    assert row["extra"] == {name: "theirs"}
+    assert child["extra"] == {name: "theirs"}
+    assert (row["botRequestCount"], child["conversationId"]) == (1, "c1")
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("externalId", 12345),
+        ("source", ["widget"]),
+        ("escalation", "true"),
+        ("hasLinks", 1),
+        ("categories", "fini-other"),
+        ("categories", ["a", None]),
+        ("createdAt", "soon"),
+        ("createdAt", 1740407178),
+        ("createdAt", -5),
+        ("updatedAt", 253_402_300_800_000),
+        ("botRequests", {"question": "?"}),
+        ("url", 1.5),
+    ],
+)
+def test_misfits_are_kept(name: str, value: object) -> None:
+    maker = Maker()
+    row, _ = maker.make(conversation(**{name: value}))
+    assert row["extra"] == {name: value}
+    problem = "has a value of an unexpected type"
+    assert ("parent", name, problem) in maker.reports
+    if name not in {"updatedAt", "botRequests"}:
+        assert row[name] is None
+
+
+def test_items_that_are_no_bot_requests_are_kept() -> None:
+    row, children = Maker().make(conversation(botRequests=["?", {"question": "Hi"}, None]))
+    assert row["extra"] == {"botRequests": ["?", None]}
+    assert row["botRequestCount"] == 1
+    assert [child["question"] for child in children] == ["Hi"]
+
+
+@pytest.mark.parametrize(
+    ("fields", "updated"),
+    [
+        ({"updatedAt": None}, FALLBACK + 1),
+        ({"updatedAt": "2025-02-24T14:26:18.879Z"}, 1740407178879),
+        (
+            {"updatedAt": None, "createdAt": None, "botRequests": [{"createdAt": 1740407178963}]},
+            1740407178963,
+        ),
+        ({"updatedAt": "x", "createdAt": "y"}, FALLBACK),
+        ({"updatedAt": None, "createdAt": None, "botRequests": [{}]}, FALLBACK),
+    ],
+)
+def test_the_replication_key_is_never_missing(fields: dict[str, Any], updated: int) -> None:
+    maker = Maker()
+    row, children = maker.make(conversation(**fields))
+    assert to_instant(row["updatedAt"]) == updated
+    assert all(child["conversationUpdatedAt"] == row["updatedAt"] for child in children)
+
+
+@pytest.mark.parametrize("value", [None, "", [], {}, True, 1.5])
+def test_a_record_without_a_usable_id_is_refused(value: object) -> None:
+    with pytest.raises(UnusableIdError):
+        Maker().make(conversation(id=value))
+    with pytest.raises(UnusableIdError):
+        Maker().make({})
+
+
+def test_a_number_can_be_an_id() -> None:
+    assert Maker().make(conversation(id=17))[0]["id"] == "17"
+
+
+def test_position_is_by_time_and_ties_keep_their_order() -> None:
+    times = [5, 3, 3, None, 4]
+    requests = [
+        {"question": str(n), "createdAt": None if at is None else FALLBACK + at}
+        for n, at in enumerate(times)
+    ]
+    _, children = Maker().make(conversation(botRequests=requests))
+    assert [(child["position"], child["question"]) for child in children] == [
+        (0, "1"),
+        (1, "2"),
+        (2, "4"),
+        (3, "0"),
+        (4, "3"),
+    ]
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
+    max_leaves=8,
+)
+NAMES = st.sampled_from([*PARENT_SCHEMA["properties"], *CHILD_SCHEMA["properties"], "botRequests"])
+ANY_OBJECT = st.dictionaries(NAMES | st.text(), JSON, max_size=12)
+ANY_CONVERSATION = st.builds(
+    lambda raw, key, requests: {**raw, "id": key, **requests},
+    ANY_OBJECT,
+    st.text(min_size=1) | st.integers(),
+    st.fixed_dictionaries({}, optional={"botRequests": st.lists(ANY_OBJECT | JSON, max_size=4)}),
+)
+
+
+@given(ANY_CONVERSATION)
+def test_any_json_fits_the_schema_and_nothing_is_lost(raw: dict[str, Any]) -> None:
+    row, children = Maker().make(raw)
+    jsonschema.validate(row, PARENT_SCHEMA)
+    assert_kept(raw, row, {"id", "updatedAt", "botRequests"})
+    requests = raw.get("botRequests")
+    in_order = (
+        [item for item in requests if isinstance(item, dict)] if isinstance(requests, list) else []
+    )
+    assert len(children) == row["botRequestCount"] == len(in_order)
+    in_order.sort(key=lambda item: to_instant(item.get("createdAt")) or math.inf)
+    for original, child in zip(in_order, children, strict=True):
+        jsonschema.validate(child, CHILD_SCHEMA)
+        assert_kept(original, child, set())
+
+
+def assert_kept(raw: dict[str, Any], row: dict[str, Any], special: set[str]) -> None:
+    """Each value of the API is in its column, as a time in its column, or in ``extra``."""
+    extra = row.get("extra", {})
+    for name, value in raw.items():
+        if name in extra:
+            assert extra[name] == value or name == "botRequests"
+        elif name in special:
+            if name == "updatedAt" and value is not None:
+                assert to_instant(row[name]) == to_instant(value)
+        elif name == "createdAt" and value is not None:
+            assert to_instant(row[name]) == to_instant(value)
+        else:
+            assert row[name] == value
+
+
+@given(JSON)
+def test_repair_leaves_good_json_alone(value: object) -> None:
+    content = json.dumps(value).encode()
+    repaired, replaced = repair(content)
+    bad = json.dumps(value, ensure_ascii=False).count("\\u0000")
+    assert replaced == bad
+    if not bad:
+        assert json.loads(repaired) == value
+
+
+@given(st.text(st.characters(exclude_categories=())), st.sampled_from([float("nan"), float("inf")]))
+def test_repair_makes_anything_loadable(text: str, number: float) -> None:
+    content = json.dumps({text: [text, number, {"deep": number}]}).encode()
+    repaired, _ = repair(content)
+    (key,) = found = msgspec.json.decode(repaired)
+    clean = "".join(
+        "\ufffd" if c == "\0" or 0xD800 <= ord(c) < 0xE000 else c
+        for c in text.encode("utf-16", "surrogatepass").decode("utf-16", "surrogatepass")
+    )
+    assert key == clean
+    assert found[key] == [clean, json.dumps(number), {"deep": json.dumps(number)}]
+
+
+def test_repair_counts_what_it_replaces() -> None:
+    assert repair(b'{"a": "\\u0000\\ud800\\ud83d\\ude00\\\\u0000", "b": 1e999}') == (
+        b'{"a": "\\ufffd\\ufffd\\ud83d\\ude00\\\\u0000", "b": "1e999"}',
+        2,
+    )
+    assert repair(b'\xef\xbb\xbf{"a": "\xff"}') == (b'{"a": "\xef\xbf\xbd"}', 1)
