@@ -25,6 +25,7 @@ from requests.adapters import HTTPAdapter
 from singer_sdk.authenticators import BearerTokenAuthenticator
 from singer_sdk.exceptions import FatalAPIError, RetriableAPIError
 from singer_sdk.streams import RESTStream
+from urllib3.exceptions import DecodeError, HTTPError, ReadTimeoutError
 
 from tap_fini.pagination import (
     CursorPaginator,
@@ -33,7 +34,6 @@ from tap_fini.pagination import (
     UntrustedPagingError,
     parse_page,
 )
-from tap_fini.records import repair
 
 if sys.version_info >= (3, 12):
     from typing import override
@@ -41,7 +41,7 @@ else:
     from typing_extensions import override
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Iterable, Mapping
+    from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 
     from backoff.types import Details
     from pyrate_limiter import InMemoryBucket
@@ -62,6 +62,14 @@ _WAITS = (2.0, 4.0, 8.0, 16.0, 32.0, 60.0, 60.0, 60.0, 60.0, 60.0, 60.0)
 """Seconds between tries. With a jitter of a quarter they last 316 seconds at the least."""
 
 _JITTER = 0.25
+_PIECE = 64 * 1024
+_NO_OBJECT = {
+    b"[": "a bare array",
+    b'"': "a text",
+    b"n": "null",
+    b"t": "a boolean",
+    b"f": "a boolean",
+}
 _QUIET_TRIES = 3
 _RETRIABLE = (
     RetriableAPIError,
@@ -169,6 +177,14 @@ class Traffic:
     retries: int = 0
 
 
+class _Session(requests.Session):
+    """A session that does not even look where a redirect leads."""
+
+    @override
+    def get_redirect_target(self, resp: requests.Response) -> None:
+        """Return nothing: requests would read the body without end, and trip over odd targets."""
+
+
 class Connection:
     """What all streams of a run share: one session, one throttle, one count."""
 
@@ -177,20 +193,29 @@ class Connection:
 
         Args:
             config: The tap's settings.
+
+        Raises:
+            FiniError: If the certificates named by the environment are not there.
         """
         self.throttle = Throttle(config["max_requests_per_minute"])
         self.traffic = Traffic()
         self.key: str = config["api_key"]
         self.authenticator = BearerTokenAuthenticator(token=self.key)
-        self.session = requests.Session()
+        self.session = _Session()
         self.session.headers["Accept"] = "application/json"
         # Bodies are read here, up to MAX_BODY, instead of by requests, without end.
         self.session.stream = True
         # Session.send, which the SDK uses, does not look these up as Session.request does.
         for name in ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "SSL_CERT_FILE"):
-            if os.environ.get(name):
-                self.session.verify = os.environ[name]
+            if path := os.environ.get(name):
+                if not os.path.exists(path):  # noqa: PTH110 - any text may stand there
+                    message = f"What {name} names does not exist: correct it, or unset it."
+                    raise FiniError(message)
+                self.session.verify = path
                 break
+        # Its lines hold whole addresses: the filters too, and a question may be one. What it
+        # warns of, such as a header that is none, it says with the server's own text.
+        logging.getLogger("urllib3").setLevel(logging.ERROR)
         adapter = HTTPAdapter(pool_maxsize=config["max_concurrent_requests"])
         self.session.mount("https://", adapter)
         self.session.mount("http://", adapter)
@@ -249,6 +274,12 @@ class FiniStream(RESTStream["str | None"]):
         seconds: int = self.config["request_timeout"]
         return seconds
 
+    @functools.cached_property
+    @override
+    def user_agent(self) -> str:
+        name: str | None = self.config.get("user_agent")
+        return name or f"{self.tap_name}/{self._tap.plugin_version}"
+
     @override
     def get_new_paginator(self) -> CursorPaginator:
         return CursorPaginator(self._pages.__getitem__)
@@ -304,21 +335,22 @@ class FiniStream(RESTStream["str | None"]):
     def backoff_wait_generator(self) -> Generator[float, Any, None]:
         """Yield the seconds to wait after each failed try.
 
-        None after a Retry-After: the throttle holds all workers until it has passed.
+        A Retry-After does not shorten them, for patience has to last; where it asks for
+        more, the throttle holds all workers until it has passed.
         """
-        error = yield 0.0
+        yield 0.0
         for seconds in _WAITS:
-            asked = getattr(error, "retry_after", None)
-            jitter = random.uniform(1 - _JITTER, 1 + _JITTER)  # noqa: S311
-            error = yield (0.0 if asked is not None else seconds * jitter)
+            yield seconds * random.uniform(1 - _JITTER, 1 + _JITTER)  # noqa: S311
 
     @override
     def backoff_handler(self, details: Details) -> None:
         """Count a retry; slow everybody down if Fini asked for it; speak up if it persists."""
         error, wait = details.get("exception"), details.get("wait", 0.0)
+        asked = getattr(error, "retry_after", None)
         self.connection.traffic.retries += 1
         if (
             isinstance(error, BusyError)
+            and asked is None
             and error.response is not None
             and error.response.status_code == HTTPStatus.TOO_MANY_REQUESTS
         ):
@@ -328,7 +360,7 @@ class FiniStream(RESTStream["str | None"]):
             details["tries"],
             self.backoff_max_tries(),
             error if isinstance(error, BusyError) else _name(error),
-            wait or getattr(error, "retry_after", None) or 0.0,
+            max(wait, asked or 0.0),
             level=logging.WARNING if details["tries"] > _QUIET_TRIES else logging.DEBUG,
         )
 
@@ -396,7 +428,7 @@ class FiniStream(RESTStream["str | None"]):
         """
         content = bytearray()
         deadline = time.monotonic() + self.timeout
-        for chunk in response.iter_content(64 * 1024):
+        for chunk in _pieces(response):
             content += chunk
             if len(content) > MAX_BODY:
                 response.close()
@@ -419,13 +451,9 @@ class FiniStream(RESTStream["str | None"]):
         """
         served_at = _instant(response.headers.get("Date"))
         try:
-            try:
-                return parse_page(content, self.record_keys, served_at=served_at)
-            except msgspec.DecodeError:
-                repaired, _ = repair(content)
-                return parse_page(repaired, self.record_keys, served_at=served_at)
+            return parse_page(content, self.record_keys, served_at=served_at)
         except msgspec.ValidationError:
-            found = "not a JSON object"
+            found = _NO_OBJECT.get(content.lstrip(b"\xef\xbb\xbf \t\r\n")[:1], "a number")
         except msgspec.DecodeError as error:
             message = "200, but with a body that is not JSON"
             raise BusyError(message, response) from error
@@ -442,11 +470,30 @@ class FiniStream(RESTStream["str | None"]):
         """Return Fini's own words on an error, short, harmless and without the key."""
         try:
             text = msgspec.json.decode(content)["message"]
-        except (msgspec.DecodeError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError, RecursionError):
             return ""
-        words = " ".join(str(text).replace(self.connection.key, "***").split())
+        words = " ".join(str(text or "").replace(self.connection.key, "***").split())
         printable = "".join(c if c.isprintable() else "?" for c in words)
         return f" Fini says: {printable[:200]!r}" if printable else ""
+
+
+def _pieces(response: requests.Response) -> Iterator[bytes]:
+    """Yield a body as it arrives.
+
+    ``iter_content`` waits for whole pieces, which a slow server can make last for hours.
+
+    Raises:
+        requests.exceptions.RequestException: If the body breaks off or cannot be read.
+    """
+    try:
+        while piece := response.raw.read1(_PIECE, decode_content=True):
+            yield piece
+    except ReadTimeoutError:
+        raise requests.exceptions.ReadTimeout from None
+    except DecodeError:
+        raise requests.exceptions.ContentDecodingError from None
+    except HTTPError:
+        raise requests.exceptions.ChunkedEncodingError from None
 
 
 def retry_after(response: requests.Response) -> float | None:

@@ -14,10 +14,10 @@ if sys.version_info >= (3, 12):
 else:
     from typing_extensions import override
 
-from tap_fini.records import repair, usable_id
+from tap_fini.records import MAX_LEVELS, flatten, repair, usable_id
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     import requests
 
@@ -42,6 +42,8 @@ _ENVELOPE = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _HEADS = msgspec.json.Decoder(list[_Head])
 _RECORDS = msgspec.json.Decoder(list[dict[str, Any]])
 _NUL = rb"\u0000"
+_UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+_LEVELS = MAX_LEVELS + 3  # the page is an object, with an array, of objects
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,8 +53,11 @@ class Page:
     ids: tuple[str, ...]
     """The records' ids, in the response's order; those without a usable one are left out."""
 
-    times: tuple[tuple[object, ...], ...]
-    """The records' ``createdAt`` and ``updatedAt`` values, a tuple for each."""
+    created: tuple[object, ...]
+    """The records' ``createdAt`` values."""
+
+    updated: tuple[object, ...]
+    """The records' ``updatedAt`` values."""
 
     has_more: bool
     cursor: str | None
@@ -64,6 +69,9 @@ class Page:
     served_at: int | None = None
     """The server's clock (the Date header), in epoch milliseconds."""
 
+    replaced: int = 0
+    """How many characters and values of the response had to be replaced to read it."""
+
     @property
     def size(self) -> int:
         """The size in bytes of the undecoded records."""
@@ -73,20 +81,19 @@ class Page:
         """Decode the records.
 
         Returns:
-            The records, and how many characters had to be replaced in them.
+            The records, and how many characters and values had to be replaced.
 
         Raises:
             msgspec.DecodeError: If they are not an array of objects.
-            RecursionError: If they are nested too deeply.
         """
         content = bytes(self.content)
         if _NUL not in content:
             try:
-                return _RECORDS.decode(content), 0
-            except msgspec.DecodeError:
+                return _RECORDS.decode(content), self.replaced
+            except _UNREADABLE:
                 pass
-        content, replaced = repair(content)
-        return _RECORDS.decode(content), replaced
+        content, replaced = _mend(content, _LEVELS - 1)
+        return _RECORDS.decode(content), self.replaced + replaced
 
 
 def parse_page(content: bytes, keys: Sequence[str], *, served_at: int | None = None) -> Page:
@@ -103,6 +110,20 @@ def parse_page(content: bytes, keys: Sequence[str], *, served_at: int | None = N
         EnvelopeError: If it is not a page: no array of objects under one of the keys, or
             no boolean ``hasMore``.
     """
+    try:
+        return _parse(content, keys, served_at, 0)
+    except (*_UNREADABLE, EnvelopeError):
+        mended, replaced = _mend(content, _LEVELS)
+        return _parse(mended, keys, served_at, replaced)
+
+
+def _mend(content: bytes, levels: int) -> tuple[bytes, int]:
+    content, characters = repair(content)
+    content, values = flatten(content, levels)
+    return content, characters + values
+
+
+def _parse(content: bytes, keys: Sequence[str], served_at: int | None, replaced: int) -> Page:
     envelope = _ENVELOPE.decode(content)
     key = next((key for key in keys if key in envelope), None)
     has_more = _decode_or_none(envelope.get("hasMore"))
@@ -124,11 +145,13 @@ def parse_page(content: bytes, keys: Sequence[str], *, served_at: int | None = N
     )
     return Page(
         ids=ids,
-        times=(tuple(h.createdAt for h in heads), tuple(h.updatedAt for h in heads)),
+        created=tuple(head.createdAt for head in heads),
+        updated=tuple(head.updatedAt for head in heads),
         has_more=has_more,
         cursor=cursor,
         content=envelope[key],
         served_at=served_at,
+        replaced=replaced,
     )
 
 
@@ -194,3 +217,60 @@ class CursorPaginator(BaseAPIPaginator["str | None"]):
             raise UntrustedPagingError(message)
         self._cursors.add(cursor)
         return cursor
+
+
+class MovementCheck:
+    """Finds out whether records changed places while a window was read.
+
+    If Fini selects by the time of creation but lists the latest change first, a record that
+    changes while a window is read jumps from a page still to come to the first page, which
+    has been read. It would be missed, and if it is old, for good. Such a jump shows on the
+    first page, when that is read once more: above the records that have stayed where they
+    were, there is one that no page brought.
+    """
+
+    def __init__(self) -> None:
+        """Have seen no page yet."""
+        self._pages = 0
+        self._versions: set[tuple[str, str]] = set()
+        self._ids: set[str] = set()
+        self._created: list[object] = []
+        self._updated: list[object] = []
+
+    def see(self, page: Page) -> None:
+        """Take note of a page of the window."""
+        self._pages += 1
+        self._ids.update(page.ids)
+        self._versions.update(_versions(page))
+        self._created += page.created
+        self._updated += page.updated
+
+    @property
+    def is_needed(self) -> bool:
+        """Whether records could have moved unseen.
+
+        Not on a single page; and not in an order that is that of creation, and only that.
+        """
+        return self._pages > 1 and (not _is_ordered(self._created) or _is_ordered(self._updated))
+
+    def confirm(self, first: Page) -> None:
+        """Compare the first page, read once more.
+
+        Raises:
+            UntrustedPagingError: If a record has moved.
+        """
+        versions = set(_versions(first))
+        if not self._ids.issuperset(first.ids) or (versions and not versions & self._versions):
+            message = "records moved while the window was read"
+            raise UntrustedPagingError(message)
+
+
+def _versions(page: Page) -> Iterator[tuple[str, str]]:
+    # As texts, for anything may come as a time, also what no set takes.
+    return zip(page.ids, map(str, page.updated), strict=False)
+
+
+def _is_ordered(values: list[object]) -> bool:
+    instants = [value for value in values if type(value) is int]
+    ascending = sorted(instants)
+    return len(instants) == len(values) and instants in (ascending, ascending[::-1])

@@ -57,7 +57,7 @@ class SdkChatter(logging.Filter):
     unhandled error goes too: errors end in one sentence of the tap's own.
     """
 
-    _ONCE = ("Beginning sync of ", "Starting incremental sync of ")
+    _ONCE = ("Beginning sync of ",)
     _NEVER = ("An unhandled error occurred while syncing ",)
 
     def __init__(self) -> None:

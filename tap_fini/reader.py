@@ -5,12 +5,12 @@ from __future__ import annotations
 import threading
 from collections import deque
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from tap_fini.pagination import Page, UntrustedPagingError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
 
     from tap_fini.windows import Plan, Window
 
@@ -42,6 +42,21 @@ class _Slot:
     error: BaseException | None = None
 
 
+class Fetch(Protocol):
+    """Yields the pages of one window."""
+
+    def __call__(self, window: Window, *, other_size: bool = False) -> Iterator[Page]:
+        """Yield the pages, in a worker thread.
+
+        Args:
+            window: The window.
+            other_size: Whether to ask for pages of another size than usual.
+
+        Raises:
+            UntrustedPagingError: If the pages cannot be shown to be complete.
+        """
+
+
 class WindowReader:
     """Reads the windows of a plan with a few worker threads.
 
@@ -50,15 +65,12 @@ class WindowReader:
     is always has room for a page.
     """
 
-    def __init__(
-        self, plan: Plan, fetch: Callable[[Window], Iterator[Page]], *, workers: int
-    ) -> None:
+    def __init__(self, plan: Plan, fetch: Fetch, *, workers: int) -> None:
         """Prepare to read.
 
         Args:
             plan: The windows. Only this reader may use the plan from now on.
-            fetch: Yields the pages of one window, in a worker thread. Raises
-                ``UntrustedPagingError`` when they cannot be shown to be complete.
+            fetch: Yields the pages of one window.
             workers: The number of threads.
         """
         self.splits = 0
@@ -163,16 +175,31 @@ class WindowReader:
                         todo = [slot.window]
                         break
                     self._put(slot, page)
-            except UntrustedPagingError as error:
+            except UntrustedPagingError:
                 if window.width == 1:
-                    raise IncompleteError(window) from error
+                    self._read_millisecond(slot, window)
+                    continue
                 with self._change:
                     self.splits += 1
                 todo += reversed(window.halves())
 
+    def _read_millisecond(self, slot: _Slot, window: Window) -> None:
+        """Read what cannot be split, in pages of another size.
+
+        Where ``hasMore`` only says that a page was full, a millisecond that fills its page
+        exactly promises more than there is. With another size it does not.
+        """
+        try:
+            for page in self._fetch(window, other_size=True):
+                self._put(slot, page)
+        except UntrustedPagingError as error:
+            raise IncompleteError(window) from error
+
     def _narrow(self, slot: _Slot, page: Page) -> bool:
         """Give a part of a window back if its first page shows that it holds too much."""
-        if not page.has_more or not self._plan.is_too_dense(slot.window, page.times):
+        if not page.has_more or not self._plan.is_too_dense(
+            slot.window, (page.created, page.updated)
+        ):
             return False
         with self._change:
             slot.window = self._plan.narrow(slot.window)

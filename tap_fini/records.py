@@ -11,6 +11,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+import msgspec
+
 from tap_fini.windows import to_instant, to_text
 
 if TYPE_CHECKING:
@@ -22,17 +24,22 @@ EXTRA = "extra"
 Report: TypeAlias = Callable[[str, str], None]
 """Called as ``report(field, problem)`` for each value that was put aside or replaced."""
 
+MAX_ID = 500
+"""Characters of the longest id: PostgreSQL's keys hold 2,704 bytes, MySQL's 3,072."""
+
+MAX_LEVELS = 64
+"""Levels of arrays and objects in a record. Parsers give up at 1,000 or so, MySQL at 100."""
+
 _MISFIT = object()
 _BIGGEST = 2**63 - 1
+_CONTAINERS = (dict, list)
 
 
 def usable_id(value: object) -> str | None:
     """Return a record's id as text, or ``None`` if it could not serve as a key."""
-    if isinstance(value, str):
-        return value or None
     if isinstance(value, int) and not isinstance(value, bool):
-        return str(value)
-    return None
+        value = str(value)
+    return value if isinstance(value, str) and 0 < len(value) <= MAX_ID else None
 
 
 def _text(value: object) -> object:
@@ -104,6 +111,7 @@ class RowMaker:
         *,
         derived: Iterable[str],
         consumed: Iterable[str] = (),
+        levels: int = MAX_LEVELS,
         report: Report,
     ) -> None:
         """Learn the fields from a JSON schema.
@@ -112,6 +120,7 @@ class RowMaker:
             schema: The stream's schema. Fields of the API stand in it under its own names.
             derived: The fields of the schema that are not copied from the API.
             consumed: The fields of the API that the caller turns into derived ones.
+            levels: The levels of arrays and objects in a value; deeper ones become texts.
             report: Told of each value that does not fit.
         """
         aside = {*derived, EXTRA}
@@ -120,8 +129,10 @@ class RowMaker:
             for name, definition in schema["properties"].items()
             if name not in aside
         )
+        self._open = tuple(name for name, fit in self._fields if fit in {_object, _objects})
         self._consumed = frozenset(consumed)
         self._known = self._consumed.union(name for name, _ in self._fields)
+        self._levels = levels
         self._report = report
 
     def fill(self, row: dict[str, Any], raw: Mapping[str, Any]) -> None:
@@ -140,6 +151,9 @@ class RowMaker:
             if fitted is _MISFIT:
                 row[name] = None
                 self.put_aside(row, name, value, "has a value of an unexpected type")
+        for name in self._open:
+            if row[name]:
+                row[name] = self._shallow(name, row[name])
         for name in self._consumed:
             taken += name in raw
         if taken != len(raw):
@@ -148,8 +162,14 @@ class RowMaker:
 
     def put_aside(self, row: dict[str, Any], name: str, value: object, problem: str) -> None:
         """Keep a value in the row's ``extra`` object and report it."""
-        row.setdefault(EXTRA, {})[name] = value
+        row.setdefault(EXTRA, {})[name] = self._shallow(name, value)
         self._report(name, problem)
+
+    def _shallow(self, name: str, value: Any) -> Any:
+        if not _is_deep(value, self._levels):
+            return value
+        self._report(name, f"is nested too deeply: below {MAX_LEVELS} levels its JSON is a text")
+        return _flattened(value, self._levels)
 
 
 class UnusableIdError(Exception):
@@ -223,6 +243,7 @@ class FamilyMaker:
         self._child = RowMaker(
             child_schema,
             derived=(shape.child_parent_id, shape.child_position, shape.child_replication_key),
+            levels=MAX_LEVELS - 2,  # a parent's array and its object are the first two
             report=report_child,
         )
 
@@ -314,25 +335,23 @@ class FamilyMaker:
         return fallback if latest == math.inf else int(latest)
 
 
-_TOKEN = re.compile(
-    r'"[^"\\]*(?:\\.[^"\\]*)*"'
-    r"|-?(?:NaN|Infinity)"
-    r"|-?\d+(?:\.\d+)?[eE][+-]?\d+",
-    re.DOTALL,
-)
 _ESCAPE = re.compile(
-    r"\\(?:u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}|u([0-9a-fA-F]{4})|.)",
-    re.DOTALL,
+    r"\\u(?:[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}"  # a whole pair
+    r"|[dD][89a-fA-F][0-9a-fA-F]{2}|0000)"
 )
-_SURROGATES = range(0xD800, 0xE000)
+_TOKEN = re.compile(r'"[^"]*"?|-?(?:NaN|Infinity)|-?[0-9]+(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?')
+_BRACKET = re.compile(r'"[^"]*"?|[\[\]{}]')
+_CONTROL = re.compile(r"[\x00-\x1f]")
+_ESCAPE_LENGTH = 6
+_MAX_DIGITS = 4300  # of an integer that Python reads
 
 
 def repair(content: bytes) -> tuple[bytes, int]:
     """Rewrite JSON text so that every parser and every database takes it.
 
     NUL characters (PostgreSQL refuses them), halves of surrogate pairs and bytes that are
-    not UTF-8 become U+FFFD, the replacement character. Numbers that JSON does not have
-    (NaN, Infinity, 1e999) become texts.
+    not UTF-8 become U+FFFD, the replacement character. Numbers that JSON or Python does not
+    have (NaN, Infinity, 1e999, an integer of thousands of digits) become texts.
 
     Args:
         content: JSON text, or what was meant to be.
@@ -342,20 +361,114 @@ def repair(content: bytes) -> tuple[bytes, int]:
     """
     replaced = 0
 
-    def repair_escape(match: re.Match[str]) -> str:
+    def repair_escape(escape: str) -> str:
         nonlocal replaced
-        digits = match[1]
-        if digits is None or (int(digits, 16) and int(digits, 16) not in _SURROGATES):
-            return match[0]
+        if len(escape) > _ESCAPE_LENGTH:
+            return escape
         replaced += 1
         return "\\ufffd"
 
-    def repair_token(match: re.Match[str]) -> str:
-        token = match[0]
-        if token[0] == '"':
-            return _ESCAPE.sub(repair_escape, token) if "\\u" in token else token
-        return token if math.isfinite(float(token)) else f'"{token}"'
-
-    text = content.decode("utf-8-sig", errors="replace")
+    text = content.decode("utf-8-sig", errors="replace").replace("\0", "\ufffd")
     replaced = text.count("\ufffd") - content.count("\ufffd".encode())
-    return _TOKEN.sub(repair_token, text).encode(), replaced
+    text = _substitute(_ESCAPE, text, repair_escape)
+    return _substitute(_TOKEN, text, _repair_token).encode(), replaced
+
+
+def _repair_token(token: str) -> str:
+    if token[0] == '"':
+        return _CONTROL.sub(lambda found: f"\\u{ord(found[0]):04x}", token)
+    if token.lstrip("-").isdecimal():
+        return token if len(token) <= _MAX_DIGITS else f'"{token}"'
+    return token if math.isfinite(float(token)) else f'"{token}"'
+
+
+def _substitute(pattern: re.Pattern[str], text: str, replacement: Callable[[str], str]) -> str:
+    """Replace what a pattern finds in JSON text; no escaped quote or backslash deceives it."""
+    pieces: list[str] = []
+    done = 0
+    for match in pattern.finditer(_masked(text)):
+        start, end = match.span()
+        token = text[start:end]
+        new = replacement(token)
+        if new != token:
+            pieces += text[done:start], new
+            done = end
+    return "".join((*pieces, text[done:]))
+
+
+def _masked(text: str) -> str:
+    """Hide escaped backslashes and quotes, so that each quote left begins or ends a string.
+
+    A pattern can then find strings without repeating a group, which takes Python's ``re``
+    time and memory out of all proportion on hostile text.
+    """
+    return text.replace("\\\\", "xx").replace('\\"', "xx")
+
+
+def flatten(content: bytes, levels: int) -> tuple[bytes, int]:
+    """Turn what is nested too deeply in JSON text into texts, which hold its JSON.
+
+    Args:
+        content: JSON, UTF-8.
+        levels: The number of levels of arrays and objects to keep.
+
+    Returns:
+        The flatter JSON, and how many values became texts.
+    """
+    text = content.decode()
+    pieces: list[str] = []
+    done = start = depth = flattened = 0
+    for match in _BRACKET.finditer(_masked(text)):
+        bracket = match[0]
+        if bracket in "[{":
+            if depth == levels:
+                start = match.start()
+            depth += 1
+        elif bracket in "]}":
+            depth -= 1
+            if depth == levels:
+                pieces += text[done:start], _as_text(text[start : match.end()])
+                done = match.end()
+                flattened += 1
+    if depth > levels:  # broken off
+        pieces.append(text[done:start])
+        done = len(text)
+    return "".join((*pieces, text[done:])).encode(), flattened
+
+
+def _as_text(inner: str) -> str:
+    return msgspec.json.encode(inner).decode()
+
+
+def _is_deep(value: Any, levels: int) -> bool:
+    """Tell whether a value has more levels of arrays and objects than that."""
+    layer = [value] if type(value) in _CONTAINERS else []
+    for _ in range(levels):
+        layer = [
+            inner
+            for outer in layer
+            for inner in (outer.values() if type(outer) is dict else outer)
+            if type(inner) in _CONTAINERS
+        ]
+        if not layer:
+            return False
+    return bool(layer)
+
+
+def _flattened(value: Any, levels: int) -> Any:
+    """Copy a value, as texts of JSON what is below that many levels of arrays and objects.
+
+    Layer by layer, for a recursion would leave the encoder too little of Python's stack.
+    """
+    top = [value]
+    layer: list[tuple[Any, Any]] = [(top, 0)]
+    for _ in range(levels):
+        below: list[tuple[Any, Any]] = []
+        for outer, place in layer:
+            inner = outer[place] = outer[place].copy()
+            items = inner.items() if type(inner) is dict else enumerate(inner)
+            below += [(inner, at) for at, found in items if type(found) in _CONTAINERS]
+        layer = below
+    for outer, place in layer:
+        outer[place] = msgspec.json.encode(outer[place]).decode()
+    return top[0]

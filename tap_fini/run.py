@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from tap_fini.client import FiniError
-from tap_fini.records import UnusableIdError
+from tap_fini.records import MAX_ID, UnusableIdError
 from tap_fini.windows import to_text
 
 if TYPE_CHECKING:
@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     from tap_fini.progress import Progress
     from tap_fini.records import FamilyMaker, Shape
     from tap_fini.windows import Window
+
+CLOCK_PRECISION = 2_000
+"""Milliseconds of difference between two clocks that the Date header, in seconds, can show."""
 
 CLOCK_TOLERANCE = 60_000
 """Milliseconds by which Fini's clock and this machine's may differ without a word."""
@@ -53,7 +56,8 @@ class Run:
         self._seen: dict[str, str] = {}
         self._seen_before: dict[str, str] = {}
         self._served_at: int | None = None
-        self._filter_is_known = False
+        self.selects_by_change: bool | None = None
+        """Whether Fini selects by the time of the last change; ``None`` while nobody knows."""
 
     def families(self, window: Window, page: Page) -> list[tuple[dict[str, Any], list[Any]]]:
         """Return a page's rows, each with the raw children inside it.
@@ -75,9 +79,10 @@ class Run:
                 row, children = self._maker.parent_row(raw, window.start)
             except UnusableIdError:
                 message = (
-                    f"Fini returned a record without a usable '{shape.id}' (a text or a whole "
-                    f"number) in the window {window}: no target could load it; report it to "
-                    "Fini, or read around it with 'start_date' and 'end_date'."
+                    f"Fini returned a record without a usable '{shape.id}' (a whole number, "
+                    f"or a text of up to {MAX_ID} characters) in the window {window}: no target "
+                    "could load it; report it to Fini, or read around it with 'start_date' and "
+                    "'end_date'."
                 )
                 raise FiniError(message) from None
             key, updated = row[shape.id], row[shape.replication_key]
@@ -87,7 +92,7 @@ class Run:
                 continue
             self._seen[key] = updated
             self._latest = max(self._latest, updated)
-            if not self._filter_is_known:
+            if self.selects_by_change is None:
                 self._look_for_proof(window, row)
             self._progress.parent_count += 1
             families.append((row, children))
@@ -110,31 +115,31 @@ class Run:
     def _decode(self, page: Page) -> list[dict[str, Any]]:
         try:
             records, replaced = page.records()
-        except (msgspec.DecodeError, RecursionError) as error:
-            kind = "is nested too deeply" if isinstance(error, RecursionError) else "is broken"
+        except msgspec.DecodeError:
             message = (
-                f"A record on the page that starts with {page.ids[:1]!a} {kind}: report it to "
+                f"A record on the page that starts with {page.ids[:1]!a} is broken: report it to "
                 "Fini, or read around it with 'start_date' and 'end_date'."
             )
             raise FiniError(message) from None
         if replaced:
             self._logger.warning(
                 "Replaced %d characters that databases refuse (NUL, halves of surrogate pairs, "
-                "broken UTF-8) by U+FFFD",
+                "broken UTF-8) by U+FFFD, or values nested too deeply by texts of their JSON",
                 replaced,
             )
         return records
 
     def _compare_clocks(self, served_at: int) -> None:
         behind = served_at - self._progress.plan.end
-        if self._extend is None or abs(behind) <= CLOCK_TOLERANCE:
+        if self._extend is None:
             return
-        self._logger.warning(
-            "This machine's clock is %d s %s Fini's; the run goes by Fini's",
-            abs(behind) // 1000,
-            "behind" if behind > 0 else "ahead of",
-        )
-        if behind > 0:
+        if abs(behind) > CLOCK_TOLERANCE:
+            self._logger.warning(
+                "This machine's clock is %d s %s Fini's; the run goes by Fini's",
+                abs(behind) // 1000,
+                "behind" if behind > 0 else "ahead of",
+            )
+        if behind > CLOCK_PRECISION:
             self._extend(served_at)
 
     def _look_for_proof(self, window: Window, row: dict[str, Any]) -> None:
@@ -142,13 +147,13 @@ class Run:
         start, end = window.query
         created = row.get(self._shape.created)
         if created is not None and created < to_text(start):
-            self._filter_is_known = True
+            self.selects_by_change = True
             self._logger.info(
                 "Fini selects by the time of the last change: every change is found, and "
                 "'lookback_days' may be lowered"
             )
         elif row[self._shape.replication_key] > to_text(end):
-            self._filter_is_known = True
+            self.selects_by_change = False
             self._logger.info(
                 "Fini selects by the time of creation: a change is found if it comes within "
                 "'lookback_days' after creation; to get later ones, raise that setting"

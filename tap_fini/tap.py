@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import io
 import ipaddress
+import math
 import os
 import signal
 import sys
@@ -15,9 +16,12 @@ from typing import IO, TYPE_CHECKING, Any, NoReturn, cast
 from urllib.parse import urlsplit
 
 from jsonschema import Draft7Validator
+from requests import PreparedRequest
+from requests.exceptions import MissingSchema
 from singer_sdk import Tap, metrics
 from singer_sdk import typing as th
 from singer_sdk.exceptions import ConfigValidationError, MappingError
+from singer_sdk.helpers.capabilities import EMIT_ACTIVATE_VERSION_CONFIG
 from singer_sdk.plugin_base import SingerCommand
 from singer_sdk.singerlib import Catalog
 from singer_sdk.singerlib.json import deserialize_json
@@ -56,10 +60,7 @@ class SettingsError(FiniError):
 
 
 class TapFini(Tap):
-    """Fini's chat history: every conversation and every answer.
-
-    Reads Fini's REST API (Get chat history) incrementally and provably completely.
-    """
+    """Fini's chat history: every conversation and every answer, read incrementally."""
 
     name = "tap-fini"
     message_writer_class = BufferedWriter
@@ -182,7 +183,7 @@ class TapFini(Tap):
         ),
         th.Property(
             "request_timeout",
-            th.IntegerType(minimum=1),
+            th.IntegerType(minimum=1, maximum=3600),
             default=60,
             title="Request timeout (seconds)",
             description="Seconds to wait for a response.",
@@ -237,8 +238,9 @@ class TapFini(Tap):
                 setup_mapper=setup_mapper,
                 message_writer=message_writer,
             )
-        except ConfigValidationError:
-            raise SettingsError(self._explain_settings()) from None
+        except ConfigValidationError as error:
+            message = self._explain_settings() or f"{error}: {', '.join(error.errors)}."
+            raise SettingsError(message) from None
         if validate_config:
             self._check_settings()
         self._quieten_metrics()
@@ -264,6 +266,14 @@ class TapFini(Tap):
     # Settings
 
     @classmethod
+    @override
+    def append_builtin_config(cls, config_jsonschema: dict[str, Any]) -> None:
+        """Add the SDK's own settings, the one included that it obeys but does not declare."""
+        super().append_builtin_config(config_jsonschema)
+        for name, definition in EMIT_ACTIVATE_VERSION_CONFIG["properties"].items():
+            config_jsonschema["properties"].setdefault(name, definition)
+
+    @classmethod
     def _settings(cls) -> dict[str, Any]:
         cls.append_builtin_config(cls.config_jsonschema)
         settings: dict[str, Any] = cls.config_jsonschema["properties"]
@@ -272,7 +282,10 @@ class TapFini(Tap):
     @classmethod
     def _environment(cls) -> dict[str, str]:
         names = {name: _ENV_PREFIX + name.upper().replace("-", "_") for name in cls._settings()}
-        return {name: os.environ[var] for name, var in names.items() if var in os.environ}
+        # An empty variable sets nothing, so it does not hide what a config file sets either.
+        return {
+            name: text for name, var in names.items() if (text := os.environ.get(var, "").strip())
+        }
 
     @classmethod
     def _converted(cls, config: Mapping[str, Any]) -> dict[str, Any]:
@@ -302,6 +315,7 @@ class TapFini(Tap):
             *_check_key(self.config["api_key"]),
             *_check_url(self.config["api_url"]),
             *_check_dates(self.config),
+            *_check_user_agent(self.config.get("user_agent", "")),
         ]
         if problems:
             raise SettingsError(" ".join(problems))
@@ -334,7 +348,7 @@ class TapFini(Tap):
     def cb_config(cls, ctx: click.Context, param: click.Option, value: tuple[str, ...]) -> Any:
         try:
             return super().cb_config(ctx, param, value)
-        except (OSError, ValueError, TypeError) as error:
+        except (OSError, ValueError, TypeError, RecursionError) as error:
             reason = error.strerror if isinstance(error, OSError) else None
             message = (
                 f"A config file cannot be read ({reason or 'missing, or not a JSON object'}): "
@@ -370,6 +384,7 @@ class FiniCommand(SingerCommand):
         except (FiniError, MappingError) as error:
             self._end(str(error), 1)
         except TerminatedError as stop:
+            _let_go_of_stdout()  # a second signal may have cut a write that would block again
             name = signal.Signals(stop.args[0]).name
             self._end(
                 f"Stopped by {name}. The next run goes on from the last STATE.", 128 + stop.args[0]
@@ -383,8 +398,7 @@ class FiniCommand(SingerCommand):
         try:
             return super().invoke(ctx)
         except BrokenPipeError:
-            # Python would try to flush stdout once more at the end, and complain.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            _let_go_of_stdout()
             self._end(
                 "The target has gone away: see its messages for why. The next run goes on from "
                 "the last STATE that it took in.",
@@ -396,24 +410,45 @@ class FiniCommand(SingerCommand):
         sys.exit(status)
 
 
+def _let_go_of_stdout() -> None:
+    """Make Python's own flush of stdout at the end go nowhere."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _number(text: str) -> float:
+    """Read a number.
+
+    Raises:
+        ValueError: If it is none that can be counted with, such as ``inf`` and ``nan``.
+    """
+    number = float(text)
+    if math.isfinite(number):
+        return number
+    raise ValueError
+
+
+_CONVERTERS: dict[str, Callable[[str], object]] = {
+    "integer": int,
+    "number": _number,
+    "boolean": lambda text: _WORDS.get(text.lower(), text),
+    "object": deserialize_json,
+    "array": deserialize_json,
+    "string": str,
+}
+
+
 def _convert(value: object, definition: Mapping[str, Any]) -> object:
     """Return a text as the type that a setting wants, if it can be read as that."""
-    if isinstance(value, Decimal):
-        return float(value)  # the SDK reads files so
+    kind = next((kind for kind in _CONVERTERS if kind in definition.get("type", ())), "string")
+    if isinstance(value, (Decimal, float)):  # the SDK reads files with Decimal
+        if not math.isfinite(float(value)):
+            return str(value)
+        return int(value) if kind == "integer" and value % 1 == 0 else float(value)
     if not isinstance(value, str):
         return value
     text = value.strip()
-    converters: dict[str, Callable[[str], object]] = {
-        "integer": int,
-        "number": float,
-        "boolean": lambda text: _WORDS.get(text.lower(), text),
-        "object": deserialize_json,
-        "array": deserialize_json,
-        "string": str,
-    }
-    kind = next((kind for kind in converters if kind in definition.get("type", ())), "string")
     try:
-        return converters[kind](text)
+        return _CONVERTERS[kind](text)
     except ValueError:
         return text
 
@@ -440,7 +475,12 @@ def _listed(rule: str | list[str]) -> list[str]:
 
 
 def _in_words(kinds: list[str]) -> str:
-    words = {"string": "a text", "integer": "a whole number", "boolean": "true or false"}
+    words = {
+        "string": "a text",
+        "integer": "a whole number",
+        "number": "a number",
+        "boolean": "true or false",
+    }
     return " or ".join(words.get(kind, f"a JSON {kind}") for kind in kinds)
 
 
@@ -454,13 +494,23 @@ def _check_url(url: str) -> list[str]:
     try:
         parts = urlsplit(url)
         host, _ = parts.hostname or "", parts.port
+        host.encode("idna")
+        PreparedRequest().prepare_url(url, None)
+    except MissingSchema:
+        pass
     except ValueError:
         return ["The setting 'api_url' is not an address."]
-    if not host or parts.username or parts.query or parts.fragment:
+    if not host or "@" in parts.netloc or parts.query or parts.fragment:
         return ["The setting 'api_url' has to be a plain address such as https://host."]
     if parts.scheme == "https" or (parts.scheme == "http" and _is_loopback(host)):
         return []
     return ["The setting 'api_url' has to start with https://, for the API key goes there."]
+
+
+def _check_user_agent(name: str) -> list[str]:
+    if name.isascii() and name.isprintable():
+        return []
+    return ["The setting 'user_agent' holds a character that no header takes: use ASCII alone."]
 
 
 def _is_loopback(host: str) -> bool:
@@ -496,11 +546,19 @@ def _checked_file(file: IO[str] | None, kind: str) -> IO[str] | None:
         return None
     try:
         text = file.read()
-        deserialize_json(text)
+        content: Any = deserialize_json(text, parse_constant=_refuse)
     except (ValueError, RecursionError):
         message = f"The {kind} file is not JSON: correct it, or run without it."
         raise FiniError(message) from None
+    if content is not None and not isinstance(content, (dict, list)):
+        # The SDK would take a text for a path.
+        message = f"The {kind} file does not hold a JSON object: correct it, or run without it."
+        raise FiniError(message)
     return io.StringIO(text)
+
+
+def _refuse(constant: str) -> NoReturn:
+    raise ValueError(constant)  # NaN and its like, which the SDK does not read
 
 
 def _checked_catalog(
@@ -521,10 +579,22 @@ def _checked_state(
     if not isinstance(state, (dict, list)):
         return state
     bookmarks = state.get("bookmarks", {}) if isinstance(state, dict) else None
-    if isinstance(bookmarks, dict) and all(isinstance(b, dict) for b in bookmarks.values()):
+    if isinstance(bookmarks, dict) and all(map(_is_stream_state, bookmarks.values())):
         return state
     message = (
         'The state is not of the form {"bookmarks": {"conversations": {...}}}: correct it, or run '
         "without it (meltano run --full-refresh) to read everything again."
     )
     raise FiniError(message)
+
+
+def _is_stream_state(state: object) -> bool:
+    if not isinstance(state, dict):
+        return False
+    partitions = state.get("partitions", [])
+    parts = [state.get("filters", {}), state.get("progress_markers", {})]
+    return (
+        all(isinstance(part, dict) for part in parts)
+        and isinstance(partitions, list)
+        and all(isinstance(part, dict) and "context" in part for part in partitions)
+    )

@@ -29,6 +29,7 @@ _NARROWEST = DAY // 96
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
 _MILLISECOND = timedelta(milliseconds=1)
+_EARLIEST_INSTANT = -62_135_596_800_000
 _FIRST_INSTANT = 10**11
 _LAST_INSTANT = 253_402_300_799_999
 _FRACTION = re.compile(r"\.(\d{1,9})")
@@ -73,7 +74,9 @@ def _parse(text: str) -> int | None:
         return None
     if moment.tzinfo is None:
         moment = moment.replace(tzinfo=timezone.utc)
-    return (moment - _EPOCH) // _MILLISECOND
+    # Near the ends of the calendar, the zone can carry a time out of what UTC can write.
+    instant = (moment - _EPOCH) // _MILLISECOND
+    return instant if _EARLIEST_INSTANT <= instant <= _LAST_INSTANT else None
 
 
 @dataclass(frozen=True, slots=True, order=True)

@@ -81,7 +81,10 @@ class BufferedWriter(GenericSingerWriter[bytearray, Message]):
         lines, self._buffer = self._buffer, bytearray()
         self._writing = True
         try:
-            sys.stdout.buffer.write(lines)
+            # Unbuffered (PYTHONUNBUFFERED), a signal makes a write end half way.
+            rest = memoryview(lines)
+            while rest:
+                rest = rest[sys.stdout.buffer.write(rest) :]
             sys.stdout.flush()
         finally:
             self._writing = False

@@ -119,11 +119,31 @@ def test_too_many_in_one_millisecond_is_an_error(cursor: str) -> None:
     assert str(output.error) == (
         "In the three milliseconds around 2025-01-06T00:00:00.016Z there are more conversations "
         "than fit one page of 10, and Fini's paging cannot be trusted to bring the "
-        "others: set 'page_size' to another number, up to 100, or ask Fini how its cursor works. Nothing was skipped; the "
+        "others: set 'page_size' to another number, up to 100, or ask Fini how its cursor works. "
+        "Nothing was skipped; the "
         "state ends before that moment."
     )
     bookmark = output.state["bookmarks"]["conversations"].get("replication_key_value", "")
     assert bookmark < "2025-01-06T00:00:00.017Z"
+
+
+@pytest.mark.parametrize(("cursor", "page_size"), [("last_id", 12), ("ignored", 13)])
+def test_a_millisecond_that_fills_its_page_exactly(cursor: str, page_size: int) -> None:
+    """Where hasMore only says that the page was full, it promises more than there is."""
+    conversations = make_conversations(30, seed=1)
+    for conversation in conversations[:12]:
+        conversation["createdAt"] = conversation["updatedAt"] = START + DAY
+    switches = Switches(cursor=cursor, has_more="page_full")  # type: ignore[arg-type]
+    with Sandbox(conversations, switches) as sandbox:
+        assert_complete(sandbox, page_size=page_size)
+
+
+def test_pages_of_one() -> None:
+    conversations = make_conversations(8, seed=1)
+    for cursor, has_more in itertools.product(CURSORS, HAS_MORE):
+        switches = Switches(cursor=cursor, has_more=has_more)  # type: ignore[arg-type]
+        with Sandbox(conversations, switches) as sandbox:
+            assert_complete(sandbox, page_size=1)
 
 
 def test_many_in_one_millisecond_with_a_good_cursor() -> None:

@@ -45,7 +45,8 @@ def test_a_page() -> None:
     records = [{"id": "a", "createdAt": 5, "x": [1]}, {"id": 7, "updatedAt": "y"}, {"id": None}]
     content = json.dumps({"hasMore": False, "interactions": records}).encode()
     found = parse_page(content, ("interactions", "conversations"), served_at=9)
-    assert (found.ids, found.times) == (("a", "7"), ((5, None, None), (None, "y", None)))
+    assert (found.ids, found.created) == (("a", "7"), (5, None, None))
+    assert found.updated == (None, "y", None)
     assert (found.has_more, found.cursor, found.served_at) == (False, "7", 9)
     assert found.records() == (records, 0)
     assert found.size == len(json.dumps(records))

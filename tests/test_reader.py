@@ -6,7 +6,6 @@ import json
 import random
 import threading
 import time
-from collections import deque
 from typing import TYPE_CHECKING
 
 import pytest
@@ -19,7 +18,7 @@ from tap_fini.reader import IncompleteError, WindowReader
 from tap_fini.windows import DAY, Plan, Window
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
 
 
 def page(instants: list[int], *, has_more: bool, padding: int = 0) -> Page:
@@ -61,7 +60,7 @@ def test_everything_comes_out_in_the_order_of_windows(
 ) -> None:
     chance = random.Random(seed)
 
-    def fetch(window: Window) -> Iterator[Page]:
+    def fetch(window: Window, *, other_size: bool = False) -> Iterator[Page]:  # noqa: ARG001
         for found in pages_of(instants, window, size):
             yield found
             if found.has_more and (
@@ -79,8 +78,12 @@ def test_everything_comes_out_in_the_order_of_windows(
         }
 
 
+def _nothing(window: Window, *, other_size: bool = False) -> Iterator[Page]:  # noqa: ARG001
+    return iter(())
+
+
 def test_an_empty_plan() -> None:
-    reader = WindowReader(Plan(5, 5, max_width=DAY), lambda _: iter(()), workers=2)
+    reader = WindowReader(Plan(5, 5, max_width=DAY), _nothing, workers=2)
     assert list(reader.read()) == []
 
 
@@ -88,7 +91,7 @@ def test_a_failure_comes_out_in_its_turn() -> None:
     """What is older has been handed out before; what is younger is not even begun for long."""
     begun = []
 
-    def fetch(window: Window) -> Iterator[Page]:
+    def fetch(window: Window, *, other_size: bool = False) -> Iterator[Page]:  # noqa: ARG001
         begun.append(window.start // DAY)
         if window.start == 30 * DAY:
             message = "in its turn"
@@ -97,15 +100,20 @@ def test_a_failure_comes_out_in_its_turn() -> None:
 
     finished: list[int] = []
     reader = WindowReader(Plan(0, 1000 * DAY, max_width=10 * DAY), fetch, workers=4)
-    handed_out = (finished.append(w.start // DAY) for w, found in reader.read() if found is None)
+
+    def hand_out() -> None:
+        for window, found in reader.read():
+            if found is None:
+                finished.append(window.start // DAY)
+
     with pytest.raises(ValueError, match="in its turn"):
-        deque(handed_out)
+        hand_out()
     assert finished == [0, 10, 20]
     assert len(begun) < 12
 
 
 def test_what_cannot_be_split_further() -> None:
-    def fetch(window: Window) -> Iterator[Page]:
+    def fetch(window: Window, *, other_size: bool = False) -> Iterator[Page]:  # noqa: ARG001
         yield page([window.start], has_more=True)
         raise UntrustedPagingError
 
@@ -120,7 +128,7 @@ def test_dense_windows_become_narrow() -> None:
     instants = list(range(0, 30 * DAY, 40_000))  # 64,800 in a month: 1,296 pages of 50
     requests = 0
 
-    def fetch(window: Window) -> Iterator[Page]:
+    def fetch(window: Window, *, other_size: bool = False) -> Iterator[Page]:  # noqa: ARG001
         nonlocal requests
         for found in pages_of(instants, window, 50):
             requests += 1
@@ -139,7 +147,7 @@ def test_memory_is_bounded(monkeypatch: pytest.MonkeyPatch, workers: int) -> Non
     instants = list(range(0, 40 * DAY, DAY // 100))
     lock, waiting, most, largest = threading.Lock(), 0, 0, 0
 
-    def fetch(window: Window) -> Iterator[Page]:
+    def fetch(window: Window, *, other_size: bool = False) -> Iterator[Page]:  # noqa: ARG001
         nonlocal waiting, most, largest
         for found in pages_of(instants, window, 10, padding=100):
             with lock:
@@ -161,29 +169,35 @@ def test_memory_is_bounded(monkeypatch: pytest.MonkeyPatch, workers: int) -> Non
     assert most <= 50_000 + (workers + 4) * largest
 
 
-def threads() -> list[threading.Thread]:
-    return [t for t in threading.enumerate() if t.name.startswith("window-reader")]
+def threads() -> set[threading.Thread]:
+    return {t for t in threading.enumerate() if t.name.startswith("window-reader")}
 
 
 @pytest.mark.parametrize("leave", ["early", "at the end"])
 def test_no_thread_is_left_behind(leave: str) -> None:
-    fetch: Callable[[Window], Iterator[Page]] = lambda w: pages_of([w.start], w, 5)  # noqa: E731
+    def fetch(window: Window, *, other_size: bool = False) -> Iterator[Page]:  # noqa: ARG001
+        yield from pages_of([window.start], window, 5)
+
+    before = threads()  # of other tests, whose runs ended in the middle of a request
     reader = WindowReader(Plan(0, 300 * DAY, max_width=DAY), fetch, workers=4)
     pages = reader.read()
     next(pages)
-    assert len(threads()) == 4
+    started = threads() - before
+    assert len(started) == 4
     if leave == "early":
         pages.close()  # type: ignore[attr-defined]
     else:
         list(pages)
-    for thread in threads():
+    for thread in started:
         thread.join(5)
-    assert threads() == []
+    assert not any(thread.is_alive() for thread in started)
 
 
 def test_a_plan_that_grows_while_it_is_read() -> None:
     reader = WindowReader(
-        Plan(0, DAY, max_width=DAY), lambda w: pages_of([w.start], w, 5), workers=2
+        Plan(0, DAY, max_width=DAY),
+        lambda window, **_: pages_of([window.start], window, 5),
+        workers=2,
     )
     windows = []
     for window, found in reader.read():
@@ -192,3 +206,22 @@ def test_a_plan_that_grows_while_it_is_read() -> None:
             if len(windows) == 1:
                 reader.extend(3 * DAY)
     assert [w.end // DAY for w in windows] == [1, 2, 3]
+
+
+@pytest.mark.parametrize("trusted", [True, False])
+def test_a_millisecond_that_fills_its_page_exactly(trusted: bool) -> None:  # noqa: FBT001
+    asked = []
+
+    def fetch(window: Window, *, other_size: bool = False) -> Iterator[Page]:
+        asked.append((window.width, other_size))
+        yield page([window.start], has_more=True)
+        if not (other_size and trusted):
+            raise UntrustedPagingError
+
+    reader = WindowReader(Plan(0, 1, max_width=DAY), fetch, workers=1)
+    if trusted:
+        assert len(list(reader.read())) == 3
+    else:
+        with pytest.raises(IncompleteError):
+            list(reader.read())
+    assert asked == [(1, False), (1, True)]
