@@ -124,8 +124,10 @@ class WindowReader:
                 if not slot.pages:
                     break
                 page = slot.pages.popleft()
+                was_full = self._waiting_bytes >= AHEAD
                 self._waiting_bytes -= page.size
-                self._change.notify_all()
+                if was_full or not slot.pages:  # else nobody waits for that
+                    self._change.notify_all()
             yield slot.window, page
         if slot.error is not None:
             raise slot.error

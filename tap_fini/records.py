@@ -70,13 +70,19 @@ def _object(value: object) -> object:
 def _texts(value: object) -> object:
     if type(value) is not list:
         return _MISFIT
-    return value if all(type(item) is str for item in value) else _MISFIT
+    for item in value:  # a generator inside all() takes twice as long
+        if type(item) is not str:
+            return _MISFIT
+    return value
 
 
 def _objects(value: object) -> object:
     if type(value) is not list:
         return _MISFIT
-    return value if all(type(item) is dict for item in value) else _MISFIT
+    for item in value:
+        if type(item) is not dict:
+            return _MISFIT
+    return value
 
 
 _FITTERS: dict[tuple[str, str | None], Callable[[object], object]] = {

@@ -10,13 +10,14 @@ import functools
 import hashlib
 import sys
 from dataclasses import dataclass
+from datetime import datetime, timezone
 from typing import TYPE_CHECKING, ClassVar
 
 from singer_sdk import metrics
 from singer_sdk import typing as th
 from singer_sdk.batch import Batcher
 from singer_sdk.helpers.conform import TypeConformanceLevel
-from singer_sdk.mapper import RemoveRecordTransform
+from singer_sdk.mapper import RemoveRecordTransform, SameRecordTransform
 from singer_sdk.singerlib.catalog import REPLICATION_INCREMENTAL
 from singer_sdk.streams import Stream
 
@@ -97,6 +98,49 @@ class CheckpointedStream(Stream):
     """A stream whose state moves at the reader's checkpoints and at no other time."""
 
     TYPE_CONFORMANCE_LEVEL = TypeConformanceLevel.NONE  # rows fit their schema already
+
+    message_writer: object
+    """What the tap writes its messages with."""
+
+    @property
+    def line_end(self) -> bytes:
+        """The end of a RECORD line, with the time at which its page was taken in."""
+        raise NotImplementedError
+
+    @functools.cached_property
+    def _plain_writer(self) -> BufferedWriter | None:
+        """The writer for rows that go out as they are; ``None`` if stream maps change them."""
+        (stream_map, *copies) = self.stream_maps
+        is_plain = (
+            type(stream_map) is SameRecordTransform
+            and not copies
+            and not stream_map.flattening_enabled
+            and not self.emit_activate_version_messages
+            and all(selected or len(path) <= 2 for path, selected in self.mask.items())  # noqa: PLR2004
+        )
+        writer = self.message_writer
+        return writer if is_plain and isinstance(writer, BufferedWriter) else None
+
+    @functools.cached_property
+    def _deselected(self) -> tuple[str, ...]:
+        return tuple(path[-1] for path, selected in self.mask.items() if path and not selected)
+
+    @functools.cached_property
+    def _line_start(self) -> bytes:
+        return f'{{"type":"RECORD","stream":"{self.name}","record":'.encode()
+
+    @override
+    def _write_record_message(self, record: Record) -> None:
+        # Private, for want of a hook. For each record the SDK looks up the selection of each
+        # field, copies, dates and rebuilds: more work than all that the tap does itself, and
+        # all in vain where no stream map changes the record.
+        writer = self._plain_writer
+        if writer is None:
+            super()._write_record_message(record)
+            return
+        for name in self._deselected:
+            record.pop(name, None)
+        writer.write_row(self._line_start, record, self.line_end)
 
     @override
     def get_replication_key_signpost(self, context: Context | None = None) -> None:
@@ -220,7 +264,8 @@ class ExportStream(CheckpointedStream, FiniStream):
         self._page_at_hand: list[tuple[Record, list[Record]]] = []
         self._now = tap.initialized_at
         self._state_writer = tap.state_writer
-        self._message_writer = tap.message_writer
+        self.message_writer = tap.message_writer
+        self._line_end = b""
         self._reported: set[tuple[str, str, str]] = set()
         silence(self.logger)
 
@@ -305,9 +350,9 @@ class ExportStream(CheckpointedStream, FiniStream):
             self.logger,
             extend=reader.extend if self.config.get("end_date") is None else None,
         )
-        if isinstance(self._message_writer, BufferedWriter):
+        if isinstance(self.message_writer, BufferedWriter):
             # A dry run stops after any record, with no chance to flush.
-            self._message_writer.buffer_size = BUFFER_SIZE if not self._is_dry_run else 0
+            self.message_writer.buffer_size = BUFFER_SIZE if not self._is_dry_run else 0
         for stream in self.inner_streams:
             stream.sync({"page": 0})  # no rows: only its SCHEMA, which comes even if no row does
         self.connection.open()
@@ -316,6 +361,8 @@ class ExportStream(CheckpointedStream, FiniStream):
                 if page is None:
                     self._checkpoint(run.finish(window))
                     continue
+                now = datetime.now(timezone.utc).isoformat().replace("+00:00", "Z")
+                self._line_end = f',"time_extracted":"{now}"}}\n'.encode()
                 self._page_at_hand = run.families(window, page)
                 progress.child_count += sum(len(children) for _, children in self._page_at_hand)
                 if self._is_mapped_to_null:
@@ -329,8 +376,8 @@ class ExportStream(CheckpointedStream, FiniStream):
             self.connection.close()
         for stream in self.inner_streams:
             stream.counter.report()
-        if isinstance(self._message_writer, BufferedWriter):
-            self._message_writer.flush()
+        if isinstance(self.message_writer, BufferedWriter):
+            self.message_writer.flush()
         progress.end(self.connection, reader.splits)
 
     @override
@@ -343,12 +390,19 @@ class ExportStream(CheckpointedStream, FiniStream):
         that carries the page's children must not be one of those. The context itself goes
         into log lines, so it is a number; the rows wait in :attr:`families`.
         """
+        if not self._page_at_hand:
+            return
         is_kept = self.stream_maps[0].get_filter_result
-        if not self.inner_streams or not self._page_at_hand or not is_kept(record):
+        if not self.inner_streams or not is_kept(record):
             return
         page, self._page_at_hand = self._page_at_hand, []
         self.families = [family for family in page if is_kept(family[0])]
         yield {"page": 1}
+
+    @property
+    @override
+    def line_end(self) -> bytes:
+        return self._line_end
 
     @property
     def _is_dry_run(self) -> bool:
@@ -465,6 +519,7 @@ class InnerStream(CheckpointedStream):
         """
         super().__init__(tap=tap)
         self._parent = parent
+        self.message_writer = tap.message_writer
         self.counter = QuietCounter(
             metrics.Metric.RECORD_COUNT, {metrics.Tag.STREAM.value: self.name}
         )
@@ -477,6 +532,18 @@ class InnerStream(CheckpointedStream):
         self, *, endpoint: str | None = None, log_interval: float = metrics.DEFAULT_LOG_INTERVAL
     ) -> metrics.Counter:
         return self.counter
+
+    @property
+    @override
+    def line_end(self) -> bytes:
+        return self._parent.line_end
+
+    @override
+    def generate_child_contexts(
+        self, record: Record, context: Context | None
+    ) -> Iterator[Context | None]:
+        """Yield nothing: there are no streams below this one."""
+        return iter(())
 
     @override
     def get_sync_timer(self) -> metrics.Timer:

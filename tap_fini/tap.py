@@ -12,10 +12,10 @@ import sys
 import threading
 import traceback
 from decimal import Decimal
-from typing import IO, TYPE_CHECKING, Any, NoReturn, cast
+from typing import IO, TYPE_CHECKING, Any, NoReturn
 from urllib.parse import urlsplit
 
-from jsonschema import Draft7Validator
+from jsonschema import Draft7Validator, SchemaError, ValidationError
 from requests import PreparedRequest
 from requests.exceptions import MissingSchema
 from singer_sdk import Tap, metrics
@@ -24,7 +24,7 @@ from singer_sdk.exceptions import ConfigValidationError, MappingError
 from singer_sdk.helpers.capabilities import EMIT_ACTIVATE_VERSION_CONFIG
 from singer_sdk.plugin_base import SingerCommand
 from singer_sdk.singerlib import Catalog
-from singer_sdk.singerlib.json import deserialize_json
+from singer_sdk.singerlib.json import deserialize_json, serialize_json
 
 from tap_fini.client import Connection, FiniError
 from tap_fini.streams import BotRequestsStream, ConversationsStream
@@ -41,7 +41,6 @@ if TYPE_CHECKING:
     from pathlib import PurePath
 
     import click
-    from jsonschema import ValidationError
     from singer_sdk import Stream
     from singer_sdk.singerlib.encoding.base import GenericSingerWriter
 
@@ -192,7 +191,7 @@ class TapFini(Tap):
             "user_agent",
             th.StringType,
             title="User agent",
-            description="What the tap calls itself. Without it: tap-fini/<version>.",
+            description="What the tap calls itself. Without it: tap-fini and its version.",
         ),
     ).to_dict()
 
@@ -561,16 +560,62 @@ def _refuse(constant: str) -> NoReturn:
     raise ValueError(constant)  # NaN and its like, which the SDK does not read
 
 
+_NAME = {"type": ["string", "null"]}
+_NAMES = {"type": ["array", "null"], "items": {"type": "string"}}
+_CATALOG = {
+    "type": "object",
+    "required": ["streams"],
+    "properties": {
+        "streams": {
+            "type": "array",
+            "items": {
+                "type": "object",
+                "required": ["tap_stream_id", "schema"],
+                "properties": {
+                    "tap_stream_id": {"type": "string"},
+                    "stream": _NAME,
+                    "key_properties": _NAMES,
+                    "replication_key": _NAME,
+                    "replication_method": {
+                        "enum": ["FULL_TABLE", "INCREMENTAL", "LOG_BASED", None]
+                    },
+                    "schema": {"type": "object", "required": ["properties"]},
+                    "metadata": {
+                        "type": "array",
+                        "items": {
+                            "type": "object",
+                            "required": ["breadcrumb", "metadata"],
+                            "properties": {
+                                "breadcrumb": {"type": "array", "items": {"type": "string"}},
+                                "metadata": {"type": "object"},
+                            },
+                        },
+                    },
+                },
+            },
+        },
+    },
+}
+
+
 def _checked_catalog(
     catalog: PurePath | str | dict[str, Any] | Catalog | None,
 ) -> PurePath | str | Catalog | None:
     if isinstance(catalog, Catalog) or not isinstance(catalog, (dict, list)):
         return catalog
     try:
-        return Catalog.from_dict(cast("dict[str, Any]", catalog))
-    except (AttributeError, KeyError, TypeError, ValueError):
+        # There and back, for a catalog made by the SDK holds tuples, which are no arrays.
+        plain = deserialize_json(serialize_json(catalog))
+        Draft7Validator(_CATALOG).validate(plain)
+        for stream in plain["streams"]:
+            Draft7Validator.check_schema(stream["schema"])
+        checked = Catalog.from_dict(plain)
+    except (AttributeError, KeyError, TypeError, ValueError, ValidationError, SchemaError):
         message = "The catalog is not a Singer catalog: make a new one with --discover."
         raise FiniError(message) from None
+    for entry in checked.streams:
+        entry.stream = entry.tap_stream_id  # the SDK goes by the one here, by the other there
+    return checked
 
 
 def _checked_state(

@@ -5,6 +5,7 @@ Nothing here knows HTTP or Singer. An instant is an integer: epoch milliseconds,
 
 from __future__ import annotations
 
+import functools
 import heapq
 import re
 from dataclasses import dataclass
@@ -30,6 +31,7 @@ _NARROWEST = DAY // 96
 _EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
 _MILLISECOND = timedelta(milliseconds=1)
 _EARLIEST_INSTANT = -62_135_596_800_000
+_MINUTES = tuple(f"{minute // 60:02d}:{minute % 60:02d}" for minute in range(24 * 60))
 _FIRST_INSTANT = 10**11
 _LAST_INSTANT = 253_402_300_799_999
 _FRACTION = re.compile(r"\.(\d{1,9})")
@@ -41,7 +43,15 @@ def to_text(instant: int) -> str:
     The fixed width makes the order of two texts the order of their instants, which is how
     bookmarks are compared.
     """
-    return (_EPOCH + instant * _MILLISECOND).isoformat(timespec="milliseconds")[:23] + "Z"
+    # Each record has several times, and a history few days: dates are looked up.
+    day, rest = divmod(instant, DAY)
+    minute, rest = divmod(rest, 60_000)
+    return f"{_date(day)}T{_MINUTES[minute]}:{rest // 1000:02d}.{rest % 1000:03d}Z"
+
+
+@functools.lru_cache(maxsize=4096)
+def _date(day: int) -> str:
+    return (_EPOCH + timedelta(days=day)).date().isoformat()
 
 
 def to_instant(value: object) -> int | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 from singer_sdk.contrib.msgspec import enc_hook
@@ -21,6 +21,7 @@ else:
     from typing_extensions import override
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from types import FrameType
 
 BUFFER_SIZE = 64 * 1024
@@ -70,6 +71,21 @@ class BufferedWriter(GenericSingerWriter[bytearray, Message]):
             self._last[key] = message
         self._buffer += self.serialize_message(message)
         self.flush()
+
+    def write_row(self, head: bytes, row: Mapping[str, Any], tail: bytes) -> None:
+        """Collect a RECORD from its row and the ready-made rest of its line.
+
+        Args:
+            head: The line up to the row.
+            row: The row.
+            tail: The line from the row on, with its end.
+        """
+        buffer = self._buffer
+        buffer += head
+        self._encoder.encode_into(row, buffer, -1)
+        buffer += tail
+        if len(buffer) >= self.buffer_size:
+            self.flush()
 
     def flush(self) -> None:
         """Write out all that was collected.

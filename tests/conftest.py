@@ -11,9 +11,13 @@ import subprocess
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from hypothesis import settings
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+settings.register_profile("noisy machine", deadline=None)
+settings.load_profile("noisy machine")
 
 WRITTEN: list[str] = []
 """What has been written so far."""

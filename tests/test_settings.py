@@ -74,7 +74,10 @@ class Command:
             target=_be_the_command, args=(list(args), {**self.env, **env}, str(self.folder))
         )
         process.start()
-        process.join(timeout=30)
+        process.join(timeout=15)
+        if process.exitcode is None:
+            process.kill()
+            process.join()
         stdout, stderr = ((self.folder / n).read_text("utf-8") for n in ("stdout", "stderr"))
         assert KEY not in stdout + stderr
         assert API_KEY not in stdout + stderr
