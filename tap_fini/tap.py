@@ -15,6 +15,7 @@ from decimal import Decimal
 from typing import IO, TYPE_CHECKING, Any, NoReturn
 from urllib.parse import urlsplit
 
+import click
 from jsonschema import Draft7Validator, SchemaError, ValidationError
 from requests import PreparedRequest
 from requests.exceptions import MissingSchema
@@ -40,7 +41,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from pathlib import PurePath
 
-    import click
     from singer_sdk import Stream
     from singer_sdk.singerlib.encoding.base import GenericSingerWriter
 
@@ -262,6 +262,16 @@ class TapFini(Tap):
         conversations = ConversationsStream(self, lambda: self.connection)
         return [conversations, BotRequestsStream(self, conversations)]
 
+    @override
+    def setup_mapper(self) -> None:
+        super().setup_mapper()
+        for stream in self.streams.values():
+            # A catalog may leave out a stream, whose records are needed for the other all the same.
+            if stream.name not in self.mapper.stream_maps:
+                self.mapper.register_raw_stream_schema(
+                    stream.name, stream.schema, stream.primary_keys
+                )
+
     # Settings
 
     @classmethod
@@ -391,6 +401,14 @@ class FiniCommand(SingerCommand):
         except Exception as error:  # noqa: BLE001 - its text may hold what must stay private
             where = "".join(traceback.format_tb(error.__traceback__))
             self._end(f"Failed unexpectedly: {type(error).__name__}. Please report it.\n{where}", 1)
+
+    @override
+    def make_context(self, *args: Any, **kwargs: Any) -> click.Context:
+        try:
+            return super().make_context(*args, **kwargs)
+        except click.BadParameter as error:  # a state or catalog file that is not there
+            message = f"{error.format_message()}."
+            raise SettingsError(message) from None
 
     @override
     def invoke(self, ctx: click.Context) -> Any:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
+import re
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -21,6 +22,11 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 CONVERSATIONS = make_conversations(20, marker=MARKER)
+
+# What the SDK says on Pythons near their end of life.
+END_OF_LIFE = re.compile(
+    r"^.*SingerSDKPythonEOLWarning.*\n +warn_python_eol\(\)\n\n?", re.MULTILINE
+)
 
 # --- the command, without its second of start-up --------------------------------------------------
 
@@ -82,7 +88,7 @@ class Command:
         assert KEY not in stdout + stderr
         assert API_KEY not in stdout + stderr
         assert MARKER not in stderr
-        return Ended(process.exitcode, stdout, stderr)
+        return Ended(process.exitcode, stdout, END_OF_LIFE.sub("", stderr))
 
     def fails(self, sentence: str, *args: str, **env: str) -> Ended:
         """Run, and check that one plain sentence, status 1 and nothing else come out."""
@@ -715,3 +721,14 @@ def test_a_broken_catalog_is_one_sentence(command: Command, catalog: Any, senten
         sentence, "--config", command.write("config.json", BASIC), "--catalog", path
     )
     assert ended.stdout == ""
+
+
+@pytest.mark.parametrize("option", ["state", "catalog"])
+def test_a_file_that_is_not_there(option: str, tmp_path: Path) -> None:
+    missing = tmp_path / "missing.json"
+    result = run_command(f"--{option}", str(missing))
+    assert result.returncode == 1
+    assert result.stderr.rstrip().endswith(
+        f"Invalid value for '--{option}': '{missing}': No such file or directory."
+    )
+    assert "Traceback" not in result.stderr

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -25,6 +26,12 @@ QUICKLY = 2.0
 """Seconds from a signal to the end of the process."""
 
 CONVERSATIONS = make_conversations(2000, marker=MARKER)
+
+# What the SDK says on Pythons near their end of life.
+END_OF_LIFE = re.compile(
+    r"^.*SingerSDKPythonEOLWarning.*\n +warn_python_eol\(\)\n\n?", re.MULTILINE
+)
+
 STOPPED = "Stopped by {}. The next run goes on from the last STATE."
 TARGET_GONE = (
     "The target has gone away: see its messages for why. The next run goes on from the last STATE "
@@ -82,7 +89,7 @@ class Running:
         text = self._errors.read_text(encoding="utf-8")
         assert API_KEY not in text
         assert MARKER not in text
-        return text
+        return END_OF_LIFE.sub("", text)
 
 
 @contextlib.contextmanager
