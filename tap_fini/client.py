@@ -34,6 +34,7 @@ from tap_fini.pagination import (
     UntrustedPagingError,
     parse_page,
 )
+from tap_fini.windows import to_text
 
 if sys.version_info >= (3, 12):
     from typing import override
@@ -52,7 +53,7 @@ MAX_BODY = 64 * 1024 * 1024
 """Bytes of the largest response that is read."""
 
 MAX_RETRY_AFTER = 300.0
-"""Seconds of the longest Retry-After that is obeyed."""
+"""Seconds of the longest Retry-After that is waited for; a longer one ends the run."""
 
 THROTTLE_WINDOW = 60.5
 """Seconds over which requests are counted. Fini counts over 60; requests that travel at
@@ -62,6 +63,7 @@ _WAITS = (2.0, 4.0, 8.0, 16.0, 32.0, 60.0, 60.0, 60.0, 60.0, 60.0, 60.0)
 """Seconds between tries. With a jitter of a quarter they last 316 seconds at the least."""
 
 _JITTER = 0.25
+_YEAR = 366 * 86_400.0
 _PIECE = 64 * 1024
 _NO_OBJECT = {
     b"[": "a bare array",
@@ -115,6 +117,7 @@ class Throttle:
         """Seconds that workers have spent waiting for their turn, all together."""
 
         self._stopped = threading.Event()
+        self._why_stopped = ""
         self._lock = threading.Lock()
         self._held_until = 0.0
         self._bucket: InMemoryBucket | None = None
@@ -128,13 +131,12 @@ class Throttle:
         """Wait for the turn of one request.
 
         Raises:
-            FiniError: If the run was stopped meanwhile.
+            FiniError: If the run was stopped meanwhile; says why.
         """
         began = time.monotonic()
         while (wait := self._wait()) > 0:
             if self._stopped.wait(wait):
-                message = "The run was stopped."
-                raise FiniError(message)
+                raise FiniError(self._why_stopped)
         with self._lock:
             self.waited += time.monotonic() - began
 
@@ -147,8 +149,9 @@ class Throttle:
         """Let turns be taken."""
         self._stopped.clear()
 
-    def stop(self) -> None:
-        """Wake everybody who waits for a turn; they get none."""
+    def stop(self, why: str = "The run was stopped.") -> None:
+        """Wake everybody who waits for a turn; they get none, but a reason."""
+        self._why_stopped = why
         self._stopped.set()
 
     def _wait(self) -> float:
@@ -380,11 +383,19 @@ class FiniStream(RESTStream["str | None"]):
             return
         said = self._said(content)
         if status == HTTPStatus.TOO_MANY_REQUESTS or status >= HTTPStatus.INTERNAL_SERVER_ERROR:
-            wait = retry_after(response)
-            if wait is not None:
-                self.connection.throttle.hold(wait)
             message = f"{status} {_phrase(status)}{said}"
-            raise BusyError(message, response, wait)
+            asked = _asked_wait(response)
+            if asked is not None:
+                self.connection.throttle.hold(asked)
+                if asked > MAX_RETRY_AFTER:
+                    moment = to_text(int((time.time() + asked) * 1000))
+                    sentence = (
+                        f"Fini asks not to be called before {moment} ({message}). Finished "
+                        "windows are saved: run the tap again after that."
+                    )
+                    self.connection.throttle.stop(sentence)  # the other workers
+                    raise FiniError(sentence)
+            raise BusyError(message, response, retry_after(response))
         sent = parse_qs(urlsplit(response.request.url or "").query)
         if status == HTTPStatus.BAD_REQUEST and "cursor" in sent:
             message = "Fini refused the cursor"
@@ -497,7 +508,13 @@ def _pieces(response: requests.Response) -> Iterator[bytes]:
 
 
 def retry_after(response: requests.Response) -> float | None:
-    """Return the wait that a response asks for, in seconds, at most 5 minutes.
+    """Return the wait that a response asks for, in seconds, at most 5 minutes."""
+    asked = _asked_wait(response)
+    return None if asked is None else min(asked, MAX_RETRY_AFTER)
+
+
+def _asked_wait(response: requests.Response) -> float | None:
+    """Return the wait that a response asks for, in seconds, at most a year.
 
     Both forms of RFC 9110 are known: seconds, and a date, which is compared with the
     response's own Date where there is one, for the two clocks may differ.
@@ -511,7 +528,7 @@ def retry_after(response: requests.Response) -> float | None:
             return None
         now = _instant(response.headers.get("Date"))
         seconds = (until - (time.time() * 1000 if now is None else now)) / 1000
-    return min(max(seconds, 0.0), MAX_RETRY_AFTER) if seconds == seconds else None  # noqa: PLR0124
+    return min(max(seconds, 0.0), _YEAR) if seconds == seconds else None  # noqa: PLR0124
 
 
 def _instant(date: str | None) -> int | None:
