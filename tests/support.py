@@ -6,6 +6,7 @@ import contextlib
 import io
 import json
 import logging
+import re
 import subprocess
 import sys
 from dataclasses import dataclass, field
@@ -132,6 +133,16 @@ def select(catalog: dict[str, Any], **selected: bool) -> dict[str, Any]:
             if not entry["breadcrumb"]:
                 entry["metadata"]["selected"] = selected.get(stream["tap_stream_id"], True)
     return catalog
+
+
+_END_OF_LIFE = re.compile(
+    r"^.*SingerSDKPythonEOLWarning.*\n +warn_python_eol\(\)\n\n?", re.MULTILINE
+)
+
+
+def without_end_of_life(log: str) -> str:
+    """Leave out what the SDK says on Pythons near their end of life."""
+    return _END_OF_LIFE.sub("", log)
 
 
 def run_command(

@@ -33,7 +33,15 @@ from tap_fini.records import MAX_ID, MAX_LEVELS, FamilyMaker
 from tap_fini.streams import CHAT_HISTORY, BotRequestsStream, ConversationsStream
 from tests.expected import BOT_REQUEST_FIELDS, CONVERSATION_FIELDS
 from tests.sandbox import Fault, Sandbox, make_conversations
-from tests.support import DAY, MARKER, config_for, discover, run_command, run_tap
+from tests.support import (
+    DAY,
+    MARKER,
+    config_for,
+    discover,
+    run_command,
+    run_tap,
+    without_end_of_life,
+)
 from tests.targets import load, postgres_server, venv
 from tests.test_targets import DUCKDB, POSTGRES
 
@@ -807,7 +815,7 @@ def logged(sandbox: Sandbox, folder: Path, **config: object) -> tuple[int, str]:
     path = folder / "config.json"
     path.write_text(json.dumps(one_window(sandbox, **config)), encoding="utf-8")
     ended = run_command("--config", str(path), env={"TAP_FINI_LOGLEVEL": "DEBUG", **os.environ})
-    return ended.returncode, ended.stderr
+    return ended.returncode, without_end_of_life(ended.stderr)
 
 
 def test_field_names_cannot_forge_log_lines(tmp_path: Path) -> None:

@@ -25,6 +25,7 @@ from tests.support import (
     run_command,
     run_tap,
     select,
+    without_end_of_life,
 )
 
 if TYPE_CHECKING:
@@ -215,7 +216,7 @@ def test_a_process_says_the_same(sandbox: Sandbox, tmp_path: Path) -> None:
     config.write_text(json.dumps(config_for(sandbox, window_days=10)), encoding="utf-8")
     done = run_command("--config", str(config))
     assert done.returncode == 0, done.stderr
-    lines = done.stderr.splitlines()
+    lines = without_end_of_life(done.stderr).splitlines()
     assert sum("% done" in line for line in lines) == 21
     assert len(lines) <= 21 + 13
     assert API_KEY not in done.stderr

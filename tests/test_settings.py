@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
-import re
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -16,17 +15,12 @@ import pytest
 
 from tap_fini.tap import TapFini
 from tests.sandbox import API_KEY, Sandbox, make_conversations
-from tests.support import MARKER, config_for, discover, run_command, run_tap
+from tests.support import MARKER, config_for, discover, run_command, run_tap, without_end_of_life
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 CONVERSATIONS = make_conversations(20, marker=MARKER)
-
-# What the SDK says on Pythons near their end of life.
-END_OF_LIFE = re.compile(
-    r"^.*SingerSDKPythonEOLWarning.*\n +warn_python_eol\(\)\n\n?", re.MULTILINE
-)
 
 # --- the command, without its second of start-up --------------------------------------------------
 
@@ -88,7 +82,7 @@ class Command:
         assert KEY not in stdout + stderr
         assert API_KEY not in stdout + stderr
         assert MARKER not in stderr
-        return Ended(process.exitcode, stdout, END_OF_LIFE.sub("", stderr))
+        return Ended(process.exitcode, stdout, without_end_of_life(stderr))
 
     def fails(self, sentence: str, *args: str, **env: str) -> Ended:
         """Run, and check that one plain sentence, status 1 and nothing else come out."""

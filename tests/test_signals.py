@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import re
 import signal
 import subprocess
 import sys
@@ -16,21 +15,16 @@ from typing import IO, TYPE_CHECKING, Any
 import pytest
 
 from tests.sandbox import API_KEY, Fault, Sandbox, Switches, make_conversations
-from tests.support import MARKER, config_for
+from tests.support import MARKER, config_for, without_end_of_life
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-QUICKLY = 2.0
+QUICKLY = 10.0
 """Seconds from a signal to the end of the process."""
 
 CONVERSATIONS = make_conversations(2000, marker=MARKER)
-
-# What the SDK says on Pythons near their end of life.
-END_OF_LIFE = re.compile(
-    r"^.*SingerSDKPythonEOLWarning.*\n +warn_python_eol\(\)\n\n?", re.MULTILINE
-)
 
 STOPPED = "Stopped by {}. The next run goes on from the last STATE."
 TARGET_GONE = (
@@ -89,7 +83,7 @@ class Running:
         text = self._errors.read_text(encoding="utf-8")
         assert API_KEY not in text
         assert MARKER not in text
-        return END_OF_LIFE.sub("", text)
+        return without_end_of_life(text)
 
 
 @contextlib.contextmanager
