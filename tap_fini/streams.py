@@ -441,12 +441,18 @@ class ExportStream(CheckpointedStream, FiniStream):
         lookback = int(self.config["lookback_days"] * DAY)
         bookmarks = [stream.bookmark() for stream in self.selected_streams]
         starts = [floor if at is None else max(floor, at - lookback) for at in bookmarks]
+        start = min(starts, default=floor)
         end = to_instant(self.config.get("end_date"))
-        return Plan(
-            min(starts, default=floor),
-            self._now if end is None else end,
-            max_width=int(self.config["window_days"] * DAY),
-        )
+        if end is None:
+            end = self._now
+            if start >= end:
+                self.logger.warning(
+                    "This run would start at %s, which is yet to come: check this machine's "
+                    "clock, and the state and the start date",
+                    to_text(start),
+                )
+                end = start + 1  # one request, to learn what Fini's clock shows
+        return Plan(start, end, max_width=int(self.config["window_days"] * DAY))
 
     @functools.cached_property
     def maker(self) -> FamilyMaker:

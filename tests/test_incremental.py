@@ -279,3 +279,38 @@ def test_the_log_says_by_which_time_fini_selects(field: str, words: str) -> None
         output = run_tap(config_for(sandbox))
     assert output.text.count("Fini selects by") == 1
     assert words in output.text
+
+
+def test_a_clock_behind_the_bookmark() -> None:
+    """Without a lookback there seems to be nothing to read, until Fini's clock is known."""
+    now = int(time.time() * 1000) + 3 * 3_600_000
+    conversations = make_conversations(20, seed=1, start=now - 20 * DAY, end=now - 2000)
+    bookmark = time_text(now - 3_600_000)
+    state = {
+        "bookmarks": {
+            "conversations": {"replication_key": "updatedAt", "replication_key_value": bookmark},
+            "bot_requests": {
+                "replication_key": "conversationUpdatedAt",
+                "replication_key_value": bookmark,
+            },
+        }
+    }
+    conversations[0] |= {"createdAt": now - 5000, "updatedAt": now - 5000}
+    with Sandbox(conversations, clock=lambda: now) as sandbox:
+        config = config_for(sandbox, lookback_days=0)
+        del config["end_date"]
+        output = run_tap(config, state=state)
+    expected = {c["id"] for c in conversations if time_text(c["updatedAt"]) >= bookmark}
+    assert {row["id"] for row in output.records("conversations")} == expected
+    assert conversations[0]["id"] in expected
+    assert f"This run would start at {bookmark}, which is yet to come" in output.text
+
+
+def test_a_start_date_in_the_future_is_told() -> None:
+    with Sandbox(make_conversations(20, seed=1)) as sandbox:
+        config = config_for(sandbox, start_date="2300-01-01")
+        del config["end_date"]
+        output = run_tap(config)
+        assert len(sandbox.requests) == 1
+    assert output.records("conversations") == []
+    assert "This run would start at 2300-01-01T00:00:00.000Z, which is yet to come" in output.text
