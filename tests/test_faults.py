@@ -73,12 +73,14 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(autouse=True)
 def no_thread_left() -> Iterator[None]:
-    """See that the workers of a run are gone soon after it."""
+    """See that the workers of a run are gone soon after it; those of other tests do not count."""
+    before = set(threading.enumerate())
     yield
-    end = time.monotonic() + 5
-    while left := [t.name for t in threading.enumerate() if t.name.startswith("window-reader")]:
-        assert time.monotonic() < end, left
-        time.sleep(0.01)
+    workers = [t for t in threading.enumerate() if t.name.startswith("window-reader")]
+    for thread in workers:
+        if thread not in before:
+            thread.join(5)
+            assert not thread.is_alive()
 
 
 def run(
@@ -387,7 +389,7 @@ def test_five_minutes_without_fini(
             sandbox.on_request = go_down
             # The fake clock leaps past this timeout while a body arrives.
             output = run(sandbox, workers, request_timeout=3600)
-            assert clock.now - began[0] >= 300
+            assert clock.now - began[0] > 299.9  # a sum of floats
             assert hits(sandbox) >= 6
         assert output.messages == undisturbed.messages
 

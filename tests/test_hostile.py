@@ -231,10 +231,17 @@ def _field(*proper: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
 
 FLAGS = dict.fromkeys(("escalation", "expectingUserFollowup"), _field(st.booleans()))
 CATEGORIES = _field(st.lists(TEXTS, max_size=4))
+UNKNOWN = st.lists(st.tuples(NAMES, VALUES), max_size=2)
+
+
+def _pairs(known: dict[str, Any], unknown: list[tuple[str, Any]]) -> Pairs:
+    return Pairs((*known.items(), *unknown))
+
+
 BOT_REQUESTS = st.builds(
-    lambda known, unknown: Pairs((*known.items(), *unknown)),
+    _pairs,
     st.fixed_dictionaries(
-        {},
+        {"basedOn": st.one_of(BASED_ON, st.lists(VALUES, max_size=2), VALUES)},
         optional={
             **FLAGS,
             **dict.fromkeys(
@@ -242,30 +249,30 @@ BOT_REQUESTS = st.builds(
             ),
             "categories": CATEGORIES,
             "createdAt": TIMES,
-            "basedOn": _field(BASED_ON),
         },
     ),
-    st.lists(st.tuples(NAMES, VALUES), max_size=2),
+    UNKNOWN,
 )
-CONVERSATIONS = st.builds(
-    lambda known, unknown, *, doubled: Pairs(
-        (*(item for item in (*known.items(), *unknown) if doubled or item[0] != "id"),)
-    ),
-    st.fixed_dictionaries(
-        {},
-        optional={
-            **FLAGS,
-            **dict.fromkeys(TEXT_FIELDS, _field(TEXTS)),
-            "hasLinks": _field(st.booleans()),
-            "categories": CATEGORIES,
-            "createdAt": TIMES,
-            "updatedAt": TIMES,
-            "botRequests": st.lists(BOT_REQUESTS | VALUES, max_size=4) | VALUES,
-        },
-    ),
-    st.lists(st.tuples(NAMES, VALUES), max_size=3),
-    doubled=st.booleans(),
-)
+CONVERSATION_PARTS = {
+    **FLAGS,
+    **dict.fromkeys(TEXT_FIELDS, _field(TEXTS)),
+    "hasLinks": _field(st.booleans()),
+    "categories": CATEGORIES,
+    "createdAt": TIMES,
+    "updatedAt": TIMES,
+}
+CONVERSATIONS = st.one_of(
+    st.builds(
+        _pairs,
+        st.fixed_dictionaries({"botRequests": requests}, optional=CONVERSATION_PARTS),
+        UNKNOWN,
+    )
+    for requests in (
+        st.lists(BOT_REQUESTS, min_size=1, max_size=4),
+        st.lists(BOT_REQUESTS | VALUES, max_size=4),
+        VALUES,
+    )
+) | st.builds(_pairs, st.fixed_dictionaries({}, optional=CONVERSATION_PARTS), UNKNOWN)
 KEYS = st.sampled_from(["", "-é", "-🙂", "-'\"", "-a,b", "-\n", " ", "-" + "k" * 400])
 
 
@@ -959,6 +966,27 @@ def test_any_state_is_used_or_refused_in_one_sentence(state: Any) -> None:
     assert sentence == "" or "state" in sentence, kept
 
 
+@pytest.mark.parametrize(
+    "bookmark",
+    [
+        {"partitions": [{}]},
+        {"partitions": [{"context": {}}, {}]},
+        {"partitions": {"context": {}}},
+        {"filters": ["source"]},
+        {"progress_markers": [1]},
+        {"replication_key": "updatedAt", "replication_key_value": math.nan},
+        {"replication_key": "updatedAt", "replication_key_value": 10**400},
+        {"replication_key": "updatedAt", "replication_key_value": {"$date": 5}},
+        {"replication_key": "updatedAt", "replication_key_value": "9999-12-31T23:59:59-01:00"},
+    ],
+    ids=range(9),
+)
+def test_a_hostile_bookmark_is_refused_in_one_sentence(bookmark: dict[str, Any]) -> None:
+    with Sandbox() as sandbox:
+        assert "state" in outcome(sandbox, state={"bookmarks": {"conversations": bookmark}})
+        assert sandbox.requests == []
+
+
 def test_a_bookmark_in_the_far_future_reads_nothing_and_stays() -> None:
     state = {
         "bookmarks": {
@@ -1027,6 +1055,37 @@ def changed(change: list[tuple[tuple[Any, ...], str, Any, tuple[Any, ...]]]) -> 
             else:
                 holder[name] = copy.deepcopy(at(source)) if how == "copy" else junk
     return catalog
+
+
+BROKEN_CATALOGS: list[Any] = [
+    [],
+    {},
+    {"streams": None},
+    {"streams": [{"tap_stream_id": "conversations"}]},
+    {"streams": [{"tap_stream_id": ["conversations"], "schema": {"properties": {}}}]},
+    *(
+        {"streams": [{**entry, **broken} for entry in CATALOG["streams"]]}
+        for broken in (
+            {"schema": []},
+            {"schema": {"type": "object"}},
+            {"schema": {"properties": {"id": {"type": False}}}},
+            {"key_properties": 5},
+            {"key_properties": [["id"]]},
+            {"replication_key": ["updatedAt"]},
+            {"replication_method": 1.5},
+            {"metadata": {"breadcrumb": []}},
+            {"metadata": [{"breadcrumb": [["properties"]], "metadata": {}}]},
+            {"metadata": [{"breadcrumb": [], "metadata": [True]}]},
+        )
+    ),
+]
+
+
+@pytest.mark.parametrize("catalog", BROKEN_CATALOGS, ids=range(len(BROKEN_CATALOGS)))
+def test_a_hostile_catalog_is_refused_in_one_sentence(catalog: Any) -> None:
+    with Sandbox() as sandbox:
+        assert "catalog" in outcome(sandbox, catalog=copy.deepcopy(catalog))
+        assert sandbox.requests == []
 
 
 @pytest.mark.parametrize("left_out", ["conversations", "bot_requests"])

@@ -24,7 +24,7 @@ from singer_sdk.mapper import RemoveRecordTransform
 from singer_sdk.singerlib import Message, RecordMessage, SchemaMessage, StateMessage
 from singer_sdk.singerlib.encoding.base import GenericSingerWriter
 
-from tap_fini import client, streams
+from tap_fini import client, export
 from tap_fini.client import FiniStream
 from tap_fini.progress import QuietCounter, QuietTimer, SdkChatter
 from tap_fini.tap import TapFini
@@ -199,7 +199,7 @@ def test_all_private_hooks_are_watched() -> None:
         if name.startswith("_") and not name.startswith(("__", "_abc_"))
     }
     used = set()
-    for module in (client, streams):
+    for module in (client, export):
         for node in ast.walk(ast.parse(inspect.getsource(module))):
             if isinstance(node, ast.Attribute):
                 used.add(node.attr)
