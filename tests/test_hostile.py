@@ -261,18 +261,17 @@ CONVERSATION_PARTS = {
     "createdAt": TIMES,
     "updatedAt": TIMES,
 }
-CONVERSATIONS = st.one_of(
-    st.builds(
-        _pairs,
-        st.fixed_dictionaries({"botRequests": requests}, optional=CONVERSATION_PARTS),
-        UNKNOWN,
-    )
-    for requests in (
-        st.lists(BOT_REQUESTS, min_size=1, max_size=4),
-        st.lists(BOT_REQUESTS | VALUES, max_size=4),
-        VALUES,
-    )
-) | st.builds(_pairs, st.fixed_dictionaries({}, optional=CONVERSATION_PARTS), UNKNOWN)
+PARTS_OF_ALL = st.fixed_dictionaries({}, optional=CONVERSATION_PARTS) | st.one_of(
+    [
+        st.fixed_dictionaries({"botRequests": requests}, optional=CONVERSATION_PARTS)
+        for requests in (
+            st.lists(BOT_REQUESTS, min_size=1, max_size=4),
+            st.lists(BOT_REQUESTS | VALUES, max_size=4),
+            VALUES,
+        )
+    ]
+)
+CONVERSATIONS = st.builds(_pairs, PARTS_OF_ALL, UNKNOWN)
 KEYS = st.sampled_from(["", "-é", "-🙂", "-'\"", "-a,b", "-\n", " ", "-" + "k" * 400])
 
 
@@ -1057,27 +1056,25 @@ def changed(change: list[tuple[tuple[Any, ...], str, Any, tuple[Any, ...]]]) -> 
     return catalog
 
 
+BROKEN_PARTS: list[dict[str, Any]] = [
+    {"schema": []},
+    {"schema": {"type": "object"}},
+    {"schema": {"properties": {"id": {"type": False}}}},
+    {"key_properties": 5},
+    {"key_properties": [["id"]]},
+    {"replication_key": ["updatedAt"]},
+    {"replication_method": 1.5},
+    {"metadata": {"breadcrumb": []}},
+    {"metadata": [{"breadcrumb": [["properties"]], "metadata": {}}]},
+    {"metadata": [{"breadcrumb": [], "metadata": [True]}]},
+]
 BROKEN_CATALOGS: list[Any] = [
     [],
     {},
     {"streams": None},
     {"streams": [{"tap_stream_id": "conversations"}]},
     {"streams": [{"tap_stream_id": ["conversations"], "schema": {"properties": {}}}]},
-    *(
-        {"streams": [{**entry, **broken} for entry in CATALOG["streams"]]}
-        for broken in (
-            {"schema": []},
-            {"schema": {"type": "object"}},
-            {"schema": {"properties": {"id": {"type": False}}}},
-            {"key_properties": 5},
-            {"key_properties": [["id"]]},
-            {"replication_key": ["updatedAt"]},
-            {"replication_method": 1.5},
-            {"metadata": {"breadcrumb": []}},
-            {"metadata": [{"breadcrumb": [["properties"]], "metadata": {}}]},
-            {"metadata": [{"breadcrumb": [], "metadata": [True]}]},
-        )
-    ),
+    *({"streams": [{**entry, **part} for entry in CATALOG["streams"]]} for part in BROKEN_PARTS),
 ]
 
 
