@@ -194,7 +194,12 @@ def _uv(*arguments: str) -> None:
     )
     assert uv, "these tests need uv"
     done = subprocess.run(
-        [uv, *arguments], capture_output=True, text=True, timeout=INSTALL_SECONDS, check=False
+        # Targets are installed as users install them, without the pins of this project.
+        [uv, "--no-config", *arguments],
+        capture_output=True,
+        text=True,
+        timeout=INSTALL_SECONDS,
+        check=False,
     )
     assert done.returncode == 0, "\n".join(done.stderr.splitlines()[-3:])
 

@@ -132,7 +132,7 @@ def environment(name: str) -> Path:
         CACHE.mkdir(exist_ok=True)
         python = f"--python={folder / 'bin' / 'python'}"
         venv = [uv, "venv", "--quiet", "--clear", f"--python={sys.executable}", str(folder)]
-        for command in (venv, [uv, "pip", "install", "--quiet", python, *packages]):
+        for command in (venv, [uv, "--no-config", "pip", "install", "--quiet", python, *packages]):
             subprocess.run(command, check=True, timeout=900)
         (folder / "complete").touch()
     return folder / "bin" / "python"
