@@ -189,3 +189,21 @@ def test_the_last_id_is_unknown_to_a_server_that_answers_with_nothing() -> None:
             output = run_tap(config_for(sandbox, page_size=10, max_concurrent_requests=1))
             ids = {row["id"] for row in output.records("conversations")}
             assert ids == {c["id"] for c in conversations}
+
+
+def test_a_conversation_that_jumps_to_a_page_already_read() -> None:
+    """Selected by creation, listed by change: an edit moves it from the last page to the first."""
+    conversations = make_conversations(40, seed=6, end=START + 25 * DAY)
+    switches = Switches(filter_field="createdAt", order_field="updatedAt")
+    with Sandbox(conversations, switches) as sandbox:
+        last = min(conversations, key=lambda conversation: conversation["updatedAt"])
+
+        def jump(number: int, _: object) -> None:
+            if number == 3:
+                sandbox.world.upsert(last | {"updatedAt": START + 200 * DAY})
+
+        sandbox.on_request = jump
+        config = config_for(sandbox, page_size=10, window_days=90, max_concurrent_requests=1)
+        output = run_tap(config)
+    ids = {row["id"] for row in output.records("conversations")}
+    assert ids == {conversation["id"] for conversation in conversations}

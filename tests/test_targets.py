@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from tests import expected
 from tests.sandbox import Sandbox, edited, make_conversations
 from tests.targets import load, postgres_server, venv
 
@@ -20,33 +21,8 @@ pytestmark = pytest.mark.targets
 CONVERSATIONS = 300
 EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
 TIMES = {"createdAt", "updatedAt", "conversationUpdatedAt"}
-CONVERSATION_FIELDS = (
-    "id",
-    "externalId",
-    "userId",
-    "source",
-    "channel",
-    "escalation",
-    "hasLinks",
-    "feedbackType",
-    "expectingUserFollowup",
-    "url",
-    "categories",
-    "createdAt",
-    "updatedAt",
-)
-BOT_REQUEST_FIELDS = (
-    "id",
-    "question",
-    "answer",
-    "categories",
-    "escalation",
-    "reasoning",
-    "feedbackType",
-    "expectingUserFollowup",
-    "createdAt",
-    "basedOn",
-)
+CONVERSATION_FIELDS = ("id", *expected.CONVERSATION_FIELDS, "createdAt", "updatedAt")
+BOT_REQUEST_FIELDS = (*expected.BOT_REQUEST_FIELDS, "createdAt")
 
 Row = dict[str, Any]
 Tables = dict[str, dict[Any, Row]]
