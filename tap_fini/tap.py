@@ -413,7 +413,10 @@ class FiniCommand(SingerCommand):
     @override
     def invoke(self, ctx: click.Context) -> Any:
         try:
-            return super().invoke(ctx)
+            result = super().invoke(ctx)
+            # All is written: a signal while Python ends shall not make a failure of that.
+            for signum in (signal.SIGINT, signal.SIGTERM):
+                signal.signal(signum, signal.SIG_IGN)
         except BrokenPipeError:
             _let_go_of_stdout()
             self._end(
@@ -421,6 +424,7 @@ class FiniCommand(SingerCommand):
                 "the last STATE that it took in.",
                 1,
             )
+        return result
 
     def _end(self, sentence: str, status: int) -> NoReturn:
         self.logger.error("%s", sentence)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import inspect
 import json
 import os
 import signal
@@ -219,6 +220,46 @@ def test_a_signal_while_the_throttle_holds(tmp_path: Path, sandbox: Sandbox) -> 
         running.send(signal.SIGTERM)
         running.ended(143, STOPPED.format("SIGTERM"))
     assert len(sandbox.requests) == 3
+
+
+class _KillsAtItsEnd:
+    """Signals its own process when Python, at its very end, clears away what is left."""
+
+    def __del__(self) -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+
+
+@pytest.mark.parametrize(
+    "late",
+    [
+        "atexit.register(os.kill, os.getpid(), signal.SIGTERM)",
+        "kept = _KillsAtItsEnd()",
+    ],
+    ids=["at exit", "while Python ends"],
+)
+def test_a_signal_after_the_end_does_not_spoil_a_finished_run(
+    tmp_path: Path, sandbox: Sandbox, late: str
+) -> None:
+    sandbox.switches = Switches()
+    config = tmp_path / "config.json"
+    config.write_text(json.dumps({**config_for(sandbox), "window_days": 90}))
+    program = (
+        "import atexit, os, signal",
+        inspect.getsource(_KillsAtItsEnd),
+        late,
+        "from tap_fini.tap import TapFini",
+        "TapFini.cli()",
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", "\n".join(program), "--config", config],
+        capture_output=True,
+        check=False,
+    )
+    said = without_end_of_life(done.stderr.decode())
+    assert done.returncode == 0, said
+    assert "Traceback" not in said
+    assert "ERROR" not in said
+    assert done.stdout.count(b'"stream":"conversations","record"') == len(CONVERSATIONS)
 
 
 @pytest.mark.parametrize("unbuffered", [False, True], ids=["buffered", "unbuffered"])
