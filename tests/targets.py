@@ -99,9 +99,9 @@ def venv(name: str) -> Venv:
     done = made.folder / "complete"
     if not done.exists():
         CACHE.mkdir(exist_ok=True)
-        _uv("venv", "--quiet", "--clear", f"--python={python}", str(made.folder))
+        uv("venv", "--quiet", "--clear", f"--python={python}", str(made.folder))
         wheels = [f"--only-binary={package}" for package in WHEELS]
-        _uv("pip", "install", "--quiet", *wheels, f"--python={made.scripts / 'python'}", *packages)
+        uv("pip", "install", "--quiet", *wheels, f"--python={made.scripts / 'python'}", *packages)
         done.touch()
     return made
 
@@ -211,22 +211,34 @@ def service(name: str, script: str, folder: Path) -> Iterator[str]:
         yield server.stdout.readline().strip()
 
 
-def _uv(*arguments: str) -> None:
-    uv = (
+def uv(*arguments: str, **variables: str) -> str:
+    """Run uv, and return what it prints.
+
+    Targets are installed as users install them, without the pins of this project.
+
+    Args:
+        arguments: the command.
+        variables: added to the environment.
+
+    Raises:
+        AssertionError: uv is missing, or failed.
+    """
+    program = (
         os.environ.get("UV")
         or shutil.which("uv", path=sysconfig.get_path("scripts"))
         or shutil.which("uv")
     )
-    assert uv, "these tests need uv"
+    assert program, "these tests need uv"
     done = subprocess.run(
-        # Targets are installed as users install them, without the pins of this project.
-        [uv, "--no-config", *arguments],
+        [program, "--no-config", *arguments],
+        env={**os.environ, **variables},
         capture_output=True,
         text=True,
         timeout=INSTALL_SECONDS,
         check=False,
     )
     assert done.returncode == 0, "\n".join(done.stderr.splitlines()[-3:])
+    return done.stdout
 
 
 def _write(path: Path, content: Mapping[str, Any]) -> str:
