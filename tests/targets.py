@@ -30,6 +30,7 @@ PACKAGES = {
     "target-jsonl": ("target-jsonl==0.1.4",),
     "target-postgres": ("meltanolabs-target-postgres==0.8.1",),
     "target-s3": ("plinxore-target-s3==0.1.7",),
+    "twine": ("twine==7.0.0",),
 }
 # What would need a compiler comes as a wheel or not at all.
 WHEELS = (
