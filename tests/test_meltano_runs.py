@@ -123,6 +123,7 @@ def test_an_environment_has_a_state_and_a_file_of_its_own(clone: Path, sandbox: 
 
 def test_streams_and_fields_are_selected(untouched: Path, sandbox: Sandbox) -> None:
     """What is selected comes, and nothing else."""
+    _meltano(untouched, "select", "--clear", "tap-fini")
     _meltano(untouched, "select", "tap-fini", "conversations", "*")
     _meltano(untouched, "select", "--exclude", "tap-fini", "conversations", "url")
     _meltano(

@@ -362,10 +362,12 @@ def _types(warehouse: Warehouse) -> dict[str, str]:
 
 def _without_deselected(catalog: dict[str, Any]) -> dict[str, Any]:
     for stream in catalog["streams"]:
-        field = DESELECTED.get(stream["tap_stream_id"])
+        name = stream["tap_stream_id"]
         for entry in stream["metadata"]:
-            if entry["breadcrumb"] in ([], ["properties", field]):
-                entry["metadata"]["selected"] = not entry["breadcrumb"]
+            if not entry["breadcrumb"]:
+                entry["metadata"]["selected"] = name in STREAMS
+            elif entry["breadcrumb"] == ["properties", DESELECTED.get(name)]:
+                entry["metadata"]["selected"] = False
     return catalog
 
 

@@ -237,7 +237,8 @@ class DuckDB(Warehouse):
                 for column, value in row.items():
                     if value is not None and answer["types"][f"{table}.{column}"] == "JSON":
                         row[column] = json.loads(value)
-        return Held(_all_with_times(answer["tables"], times), answer["types"], answer["keys"])
+        rows = _all_with_times(answer["tables"], times)
+        return Held(rows, _of_streams(answer["types"]), _of_streams(answer["keys"]))
 
     def name(self, column: str) -> str:
         return column.lower()
@@ -260,7 +261,8 @@ class Postgres(Warehouse):
     def read(self) -> Held:
         question = {"url": self.url, "schema": self.place}
         answer = venv(self.target).ask(POSTGRES, question)
-        return Held(_all_with_times(answer["tables"]), answer["types"], answer["keys"])
+        rows = _all_with_times(answer["tables"])
+        return Held(rows, _of_streams(answer["types"]), _of_streams(answer["keys"]))
 
 
 class Parquet(Warehouse):
@@ -342,6 +344,10 @@ def time(value: Any) -> Any:
     # Python 3.10 knows neither `Z` nor DuckDB's `+00`.
     parsed = datetime.fromisoformat(re.sub(r"(Z|\+00)$", "+00:00", value))
     return parsed if parsed.tzinfo else parsed.replace(tzinfo=timezone.utc)
+
+
+def _of_streams(facts: dict[str, Any]) -> dict[str, Any]:
+    return {name: fact for name, fact in facts.items() if name.split(".")[0] in STREAMS}
 
 
 def _with_times(row: Row, times: set[str] = TIMES) -> Row:

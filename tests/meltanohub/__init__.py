@@ -25,6 +25,7 @@ SHARED = (
     "executable",
     "capabilities",
     "log_parser",
+    "select",
     "settings_group_validation",
     "settings",
 )
