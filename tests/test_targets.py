@@ -13,6 +13,7 @@ from tests.sandbox import Sandbox, documented_example, edited, make_conversation
 from tests.support import discover
 from tests.targets import load, postgres_server
 from tests.warehouses import (
+    KEYS,
     STREAMS,
     TIMES,
     Csv,
@@ -38,7 +39,6 @@ CONVERSATIONS = 300
 
 Tables = dict[str, dict[Any, "Row"]]
 
-KEYS = {"conversations": ["id"], "bot_requests": ["conversationId", "position"]}
 COLUMNS = {
     "conversations": {
         "string": "id externalId userId source channel feedbackType url",

@@ -21,14 +21,22 @@ if TYPE_CHECKING:
 Row = dict[str, Any]
 Rows = dict[str, list[Row]]
 
+KEYS: dict[str, tuple[str, ...]] = {
+    "conversations": ("id",),
+    "bot_requests": ("conversationId", "position"),
+}
+"""The streams that are looked at, and their keys."""
+STREAMS = tuple(KEYS)
+NEWEST = {"conversations": "updatedAt", "bot_requests": "conversationUpdatedAt"}
+"""What tells the latest of several rows of a key."""
 TIMES = {"createdAt", "updatedAt", "conversationUpdatedAt", "answeredAt"}
-STREAMS = ("conversations", "bot_requests")
 
 DUCKDB = """
 import duckdb, json, sys
-with duckdb.connect(json.load(sys.stdin)["path"], read_only=True) as connection:
+question = json.load(sys.stdin)
+with duckdb.connect(question["path"], read_only=True) as connection:
     tables = {}
-    for table in ("conversations", "bot_requests"):
+    for table in question["tables"]:
         cursor = connection.execute(f"SELECT * FROM {table}")
         names = [column[0] for column in cursor.description]
         tables[table] = [dict(zip(names, row)) for row in cursor.fetchall()]
@@ -55,7 +63,7 @@ url, schema = question["url"].replace("+psycopg", ""), question.get("schema", "f
 with psycopg.connect(url, row_factory=psycopg.rows.dict_row) as connection:
     tables = {
         table: connection.execute(f"SELECT * FROM {schema}.{table}").fetchall()
-        for table in ("conversations", "bot_requests")
+        for table in question["tables"]
     }
     types = {
         f"{row['table_name']}.{row['column_name']}": row["udt_name"]
@@ -79,17 +87,14 @@ json.dump(answer, sys.stdout, default=lambda time: time.isoformat())
 # The newest version of a row counts, as in any bucket to which runs only add.
 PARQUET = """
 import duckdb, json, sys
-folder = json.load(sys.stdin)["folder"]
-newest = {
-    "conversations": ("id", "updatedAt"),
-    "bot_requests": ("conversationId, position", "conversationUpdatedAt"),
-}
+question = json.load(sys.stdin)
 tables, types = {}, {}
 duckdb.execute("SET TimeZone = 'UTC'")
-for table, (key, time) in newest.items():
+for table, key in question["keys"].items():
     rows = duckdb.sql(
-        f"SELECT * FROM read_parquet('{folder}/{table}*.parquet', union_by_name = true) "
-        f"QUALIFY row_number() OVER (PARTITION BY {key} ORDER BY {time} DESC) = 1"
+        f"SELECT * FROM read_parquet('{question['folder']}/{table}*.parquet', union_by_name = true)"
+        " QUALIFY row_number() OVER ("
+        f"PARTITION BY {', '.join(key)} ORDER BY {question['newest'][table]} DESC) = 1"
     )
     types |= {f"{table}.{name}": str(kind) for name, kind in zip(rows.columns, rows.types)}
     as_json = duckdb.sql("SELECT to_json(rows) FROM rows").fetchall()
@@ -230,7 +235,7 @@ class DuckDB(Warehouse):
         }
 
     def read(self) -> Held:
-        answer = venv(self.target).ask(DUCKDB, {"path": self.settings()["path"]})
+        answer = venv(self.target).ask(DUCKDB, {"path": self.settings()["path"], "tables": STREAMS})
         times = {name.lower() for name in TIMES}
         for table, rows in answer["tables"].items():
             for row in rows:
@@ -259,7 +264,7 @@ class Postgres(Warehouse):
         }
 
     def read(self) -> Held:
-        question = {"url": self.url, "schema": self.place}
+        question = {"url": self.url, "schema": self.place, "tables": STREAMS}
         answer = venv(self.target).ask(POSTGRES, question)
         rows = _all_with_times(answer["tables"])
         return Held(rows, _of_streams(answer["types"]), _of_streams(answer["keys"]))
@@ -297,7 +302,7 @@ class Parquet(Warehouse):
 
     def read(self) -> Held:
         self._files()
-        question = {"folder": str(self.folder / self.place)}
+        question = {"folder": str(self.folder / self.place), "keys": KEYS, "newest": NEWEST}
         answer = venv("target-duckdb").ask(PARQUET, question)
         return Held(_all_with_times(answer["tables"]), answer["types"])
 
@@ -324,9 +329,8 @@ def s3_server(folder: Path) -> Iterator[str]:
 
 def by_key(rows: Rows) -> dict[str, dict[Any, Row]]:
     """Rows by their key, the last one of a key; an ``extra`` without a value is left out."""
-    keys = {"conversations": ("id",), "bot_requests": ("conversationId", "position")}
     tables: dict[str, dict[Any, Row]] = defaultdict(dict)
-    for table, key in keys.items():
+    for table, key in KEYS.items():
         for row in rows[table]:
             folded = {name.lower(): value for name, value in row.items()}
             tables[table][tuple(folded[name.lower()] for name in key)] = {
