@@ -267,6 +267,14 @@ def test_csv_holds_json_with_a_stream_map(sandbox: Sandbox, tmp_path: Path) -> N
                 assert json.loads(held_row[column]) == row[column]
 
 
+def test_parquet_needs_its_stream_maps(sandbox: Sandbox, tmp_path: Path, s3: str) -> None:
+    """Without them it stops with an error; nothing is lost, but nothing is loaded either."""
+    warehouse = Parquet(tmp_path, "unmapped", s3)
+    warehouse.create()
+    with pytest.raises(AssertionError, match="'NoneType' object has no attribute 'items'"):
+        load(warehouse.target, _tap(sandbox), warehouse.settings(), tmp_path)
+
+
 def _odd() -> dict[str, Any]:
     conversation = documented_example()
     return {
