@@ -30,7 +30,7 @@ FEWEST_PAGES = 6
 a page."""
 
 _DEEPEST_CUT = 16
-"""A first page may be a burst, so it cuts a window to this part and no deeper."""
+"""A guess at how much a window holds cuts it into this many parts at most."""
 
 _NARROWEST = DAY // 96
 """A plan does not narrow its windows below a quarter of an hour for density's sake."""
@@ -157,6 +157,8 @@ class Plan:
         self._max_width = max(1, min(max_width, MAX_SPAN - 1))
         self._workers = workers
         self._density = 0.0  # pages in a millisecond, as far as is known
+        self._probe = (-MAX_SPAN, 0.0)  # the latest instant and the density of a dense first page
+        self._burst = PAGES_PER_WINDOW  # pages to cut off the end of a burst
         self._frontier = start
         self._returned: list[Window] = []
 
@@ -175,7 +177,7 @@ class Plan:
         """
         if self._returned:
             piece = heapq.heappop(self._returned)
-            window = self._cut(piece)
+            window = self._cut(piece, deepest=_DEEPEST_CUT)
             if window.end < piece.end:
                 heapq.heappush(self._returned, Window(window.end, piece.end))
             return window
@@ -189,6 +191,10 @@ class Plan:
     def narrow(self, window: Window, times: Sequence[Sequence[object]]) -> Window | None:
         """Give a part of a taken window back if its first page shows that it holds too much.
 
+        How close together a page's rows lie is but a guess at how much the window holds, for
+        the page may be part of a burst. So a window is halved first, and cut to size only
+        when a page from another place confirms the guess.
+
         Args:
             window: The window.
             times: The page's times, one sequence of values for each time field. Only rows
@@ -197,22 +203,45 @@ class Plan:
         Returns:
             The older part, which is kept; ``None`` if the window is best read as it is.
         """
-        span = max((_ordered_span(window, values) for values in times), default=0)
-        if window.width < 2 * _NARROWEST or not (
-            0 < span * PAGES_PER_WINDOW * 3 // 2 < window.width
-        ):
+        ends = [pair for values in times if (pair := _ends(window, values)) is not None]
+        if not ends or window.width < 2 * _NARROWEST:
             return None
-        self._density = 1 / max(span, window.width / (_DEEPEST_CUT * PAGES_PER_WINDOW))
-        older = self._cut(window)
-        heapq.heappush(self._returned, Window(older.end, window.end))
-        return older
+        first, last = max(ends, key=lambda pair: abs(pair[1] - pair[0]))
+        density = 1 / (abs(last - first) + 1)
+        if density * window.width <= PAGES_PER_WINDOW * 3 / 2:
+            return None
+        (place, known), self._probe = self._probe, (first, density)
+        distance = abs(first - place)
+        middle = window.start + window.width // 2
+        if distance < window.width // 4 and first != last:
+            # About the same page as before, so what lay between was of another kind. It is a
+            # burst: it is cut off, with as many pages as belong into a window, or else with
+            # twice as many as the last time.
+            edge = first + self._burst * (last - first)
+            edge = max(edge, middle) if last < first else min(edge, middle)
+            self._burst *= 2
+        else:
+            self._burst = PAGES_PER_WINDOW
+            edge = middle
+            if distance < window.width * 5 // 4 and density / 2 < known < density * 2:
+                # It is as dense elsewhere in the same stretch.
+                self._density = density
+                edge = self._cut(window, deepest=_DEEPEST_CUT).end
+        if (first - middle) * (last - first) > 0:  # the half before the first row is empty
+            edge = first + (last < first)
+        heapq.heappush(self._returned, Window(edge, window.end))
+        return Window(window.start, edge)
 
     def learn(self, window: Window, pages: int) -> None:
         """Set the width of the windows to come from what one window held."""
-        self._density = max(1, pages) / window.width
+        # A single page says no more than that windows may be far wider.
+        self._density = (pages if pages > 1 else 1 / PAGES_PER_WINDOW) / window.width
 
-    def _cut(self, piece: Window) -> Window:
-        return Window(piece.start, min(piece.end, piece.start + self._width(piece.width)))
+    def _cut(self, piece: Window, *, deepest: int | None = None) -> Window:
+        width = self._width(piece.width)
+        if deepest is not None:
+            width = max(width, piece.width // deepest)
+        return Window(piece.start, min(piece.end, piece.start + width))
 
     def _width(self, left: int) -> int:
         """Return the best width of a window at the start of so many milliseconds."""
@@ -234,13 +263,12 @@ class Plan:
         return sum(-(-span // self._width(span)) for span in spans)
 
 
-def _ordered_span(window: Window, values: Sequence[object]) -> int:
-    """Return the milliseconds from the first to the last of ordered instants, or 0."""
+def _ends(window: Window, values: Sequence[object]) -> tuple[int, int] | None:
+    """Return the first and the last of instants in order, ``None`` for others."""
     start, end = window.query
     instants = [value for value in values if type(value) is int and start <= value <= end]
     if len(instants) < len(values) or len(instants) < 2:  # noqa: PLR2004
-        return 0
-    ascending = sorted(instants)
-    if instants not in (ascending, ascending[::-1]):
-        return 0
-    return ascending[-1] - ascending[0] + 1
+        return None
+    if instants not in (sorted(instants), sorted(instants, reverse=True)):
+        return None
+    return instants[0], instants[-1]

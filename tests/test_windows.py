@@ -107,7 +107,8 @@ def test_windows_cover_the_plan_without_gap_or_overlap(  # noqa: PLR0917
         window = plan.take()
         assert window.start == expected
         if narrow and (step := narrow.pop()):
-            older = plan.narrow(window, ([window.start + n * step for n in range(50)],))
+            first = window.start - 1 + (step * 7919) % (window.width + 2)
+            older = plan.narrow(window, ([first + n * (step - 5 * 10**5) for n in range(50)],))
             if older is not None:
                 assert older.start == window.start
                 assert older.width < window.width
@@ -161,24 +162,78 @@ def test_a_narrow_window_is_left_alone() -> None:
     assert Plan(0, DAY, max_width=DAY).narrow(Window(0, DAY // 96), (AN_HOUR_OF_ROWS,)) is None
 
 
-def test_a_dense_window_is_cut_to_size_at_once() -> None:
+HOUR = 3_600_000
+
+
+def page(first: int, last: int) -> tuple[list[int]]:
+    """A page's 50 times, from its first row to its last."""
+    return ([first + (last - first) * n // 49 for n in range(50)],)
+
+
+@pytest.mark.parametrize("newest_first", [True, False])
+def test_a_dense_stretch_is_cut_to_size_when_a_second_page_confirms_it(
+    *, newest_first: bool
+) -> None:
     """A page holds three hours: 50 of them make 6.25 days. What is given back is cut too."""
+
+    def first_page(window: Window) -> tuple[list[int]]:
+        if newest_first:
+            return page(window.end, window.end - 3 * HOUR)
+        return page(window.start, window.start + 3 * HOUR)
+
     plan = Plan(0, 60 * DAY, max_width=30 * DAY)
-    page = [30 * DAY - n * 3 * 3_600_000 // 49 for n in range(50)]
-    older = plan.narrow(plan.take(), (page,))
+    if newest_first:
+        older = plan.narrow(plan.take(), first_page(Window(0, 30 * DAY)))
+        assert older == Window(0, 15 * DAY)
+        older = plan.narrow(older, first_page(older))
+    else:  # the page at the start is the same for the older half: the younger one tells
+        assert plan.narrow(plan.take(), first_page(Window(0, 30 * DAY))) == Window(0, 15 * DAY)
+        younger = plan.take()
+        assert younger == Window(15 * DAY, 30 * DAY)
+        older = plan.narrow(younger, first_page(younger))
     assert older is not None
     assert round(older.width / DAY, 2) == 6.25
     assert plan.next_start == older.end
-    widths = [plan.take().width for _ in range(3)]
-    assert widths == [older.width] * 3
-    assert plan.take().end == 30 * DAY  # the rest of the first window
-    assert plan.take() == Window(30 * DAY, 30 * DAY + older.width)
+    following = plan.take()
+    assert following.width == older.width
+    assert following.start == older.end
 
 
-def test_a_burst_on_the_first_page_cuts_no_deeper_than_a_sixteenth() -> None:
-    plan = Plan(0, 60 * DAY, max_width=30 * DAY)
-    older = plan.narrow(plan.take(), ([30 * DAY - n for n in range(50)],))
-    assert older == Window(0, 30 * DAY // 16)
+def test_a_burst_is_cut_off_in_few_steps() -> None:
+    """1,000 pages in the last hour of a month, as the page at its end looks each time."""
+    plan = Plan(0, 30 * DAY, max_width=30 * DAY)
+    window, end = plan.take(), page(30 * DAY, 30 * DAY - 3_600)
+    cuts = []
+    while (older := plan.narrow(window, end)) is not None:
+        cuts.append(older.end)
+        window = Window(older.end, window.end)  # nothing in the older part
+        assert plan.next_start == older.end
+        assert plan.take().start == older.end
+    assert cuts == [15 * DAY, 30 * DAY - 50 * 3_600]
+
+
+@pytest.mark.parametrize(
+    ("times", "older"),
+    [
+        (page(3 * DAY, 2 * DAY + 23 * HOUR), Window(0, 3 * DAY + 1)),
+        (page(27 * DAY, 27 * DAY + HOUR), Window(0, 27 * DAY)),
+        (page(-1, -1 - HOUR), None),
+    ],
+    ids=["newest first", "oldest first", "outside"],
+)
+def test_what_is_seen_to_be_empty_is_cut_off_whole(
+    times: tuple[list[int]], older: Window | None
+) -> None:
+    plan = Plan(0, 30 * DAY, max_width=30 * DAY)
+    assert plan.narrow(plan.take(), times) == older
+
+
+def test_no_part_is_empty_of_time() -> None:
+    """The query reaches a millisecond past the window, where no edge can be."""
+    plan = Plan(DAY, 31 * DAY, max_width=30 * DAY)
+    assert plan.narrow(plan.take(), page(DAY, DAY - 1)) == Window(DAY, DAY + 1)
+    plan = Plan(DAY, 31 * DAY, max_width=30 * DAY)
+    assert plan.narrow(plan.take(), page(31 * DAY - 1, 31 * DAY)) == Window(DAY, 31 * DAY - 1)
 
 
 def test_towards_the_end_each_worker_gets_a_share() -> None:
