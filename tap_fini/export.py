@@ -35,7 +35,7 @@ else:
     from typing_extensions import override
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from singer_sdk import Tap
     from singer_sdk.helpers._batch import BaseBatchFileEncoding, BatchConfig
@@ -70,24 +70,53 @@ class CheckpointedStream(Stream):
     message_writer: object
     """What the tap writes its messages with."""
 
+    counter: metrics.Counter
+    """Counts the records of the run."""
+
     @property
     def line_end(self) -> bytes:
         """The end of a RECORD line, with the time at which its page was taken in."""
         raise NotImplementedError
 
+    @property
+    def plain_writer(self) -> BufferedWriter | None:
+        """The writer for rows that nothing changes any more; ``None`` if the SDK has to see them.
+
+        It has to where stream maps change them, where they go into BATCH files, and on a
+        dry run, which counts them one by one.
+        """
+        if not self._is_plain or self.ABORT_AT_RECORD_COUNT is not None:
+            return None
+        return self.message_writer if isinstance(self.message_writer, BufferedWriter) else None
+
     @functools.cached_property
-    def _plain_writer(self) -> BufferedWriter | None:
-        """The writer for rows that go out as they are; ``None`` if stream maps change them."""
+    def _is_plain(self) -> bool:
         (stream_map, *copies) = self.stream_maps
-        is_plain = (
+        return (
             type(stream_map) is SameRecordTransform
             and not copies
             and not stream_map.flattening_enabled
             and not self.emit_activate_version_messages
+            and self.get_batch_config(self.config) is None
             and all(selected or len(path) <= 2 for path, selected in self.mask.items())  # noqa: PLR2004
         )
-        writer = self.message_writer
-        return writer if is_plain and isinstance(writer, BufferedWriter) else None
+
+    def write_rows(self, writer: BufferedWriter, rows: Sequence[Record]) -> None:
+        """Write and count rows as they are.
+
+        For each single record the SDK looks up the selection of each field, copies, dates
+        and rebuilds: more work than all that the tap does itself.
+
+        Args:
+            writer: The :attr:`plain_writer`.
+            rows: The rows.
+        """
+        start, end, deselected = self._line_start, self.line_end, self._deselected
+        for row in rows:
+            for name in deselected:
+                row.pop(name, None)
+            writer.write_row(start, row, end)
+        self.counter.increment(len(rows))
 
     @functools.cached_property
     def _deselected(self) -> tuple[str, ...]:
@@ -96,19 +125,6 @@ class CheckpointedStream(Stream):
     @functools.cached_property
     def _line_start(self) -> bytes:
         return f'{{"type":"RECORD","stream":"{self.name}","record":'.encode()
-
-    @override
-    def _write_record_message(self, record: Record) -> None:
-        # Private, for want of a hook. For each record the SDK looks up the selection of each
-        # field, copies, dates and rebuilds: more work than all that the tap does itself, and
-        # all in vain where no stream map changes the record.
-        writer = self._plain_writer
-        if writer is None:
-            super()._write_record_message(record)
-            return
-        for name in self._deselected:
-            record.pop(name, None)
-        writer.write_row(self._line_start, record, self.line_end)
 
     @override
     def get_replication_key_signpost(self, context: Context | None = None) -> None:
@@ -257,6 +273,13 @@ class ExportStream(CheckpointedStream, FiniStream):
         return request
 
     @override
+    def get_record_counter(
+        self, *, endpoint: str | None = None, log_interval: float = metrics.DEFAULT_LOG_INTERVAL
+    ) -> metrics.Counter:
+        self.counter = super().get_record_counter(endpoint=endpoint, log_interval=log_interval)
+        return self.counter
+
+    @override
     def get_http_request_counter(self) -> metrics.Counter:
         return QuietCounter(metrics.Metric.HTTP_REQUEST_COUNT)
 
@@ -331,13 +354,9 @@ class ExportStream(CheckpointedStream, FiniStream):
                     continue
                 now = datetime.now(timezone.utc).isoformat().replace("+00:00", "Z")
                 self._line_end = f',"time_extracted":"{now}"}}\n'.encode()
-                self._page_at_hand = run.families(window, page)
-                progress.child_count += sum(len(children) for _, children in self._page_at_hand)
-                if self._is_mapped_to_null:
-                    # The SDK syncs no children for the rows of such a stream.
-                    self.families = self._page_at_hand
-                    self._sync_children({"page": 1})
-                yield from [row for row, _ in self._page_at_hand]
+                families = run.families(window, page)
+                progress.child_count += sum(len(children) for _, children in families)
+                yield from self._pass_on(families)
         except IncompleteError as error:
             raise FiniError(self._explain(error)) from None
         finally:
@@ -347,6 +366,21 @@ class ExportStream(CheckpointedStream, FiniStream):
         if isinstance(self.message_writer, BufferedWriter):
             self.message_writer.flush()
         progress.end(self.connection, reader.splits)
+
+    def _pass_on(self, families: list[tuple[Record, list[Record]]]) -> Iterator[Record]:
+        """Write a page's rows, children first, or yield those that the SDK has to see."""
+        writer = self.plain_writer
+        if writer is None and not self._is_mapped_to_null:
+            self._page_at_hand = families  # see generate_child_contexts
+        else:
+            # Of a stream that is mapped to null, the SDK would sync no children.
+            self.families = families
+            self._sync_children({"page": 1})
+        rows = [row for row, _ in families]
+        if writer is None:
+            yield from rows
+        elif self.selected:
+            self.write_rows(writer, rows)
 
     @override
     def generate_child_contexts(
@@ -420,7 +454,12 @@ class ExportStream(CheckpointedStream, FiniStream):
                     to_text(start),
                 )
                 end = start + 1  # one request, to learn what Fini's clock shows
-        return Plan(start, end, max_width=int(self.config["window_days"] * DAY))
+        return Plan(
+            start,
+            end,
+            max_width=int(self.config["window_days"] * DAY),
+            workers=self.config["max_concurrent_requests"],
+        )
 
     @functools.cached_property
     def maker(self) -> FamilyMaker:
@@ -494,11 +533,9 @@ class InnerStream(CheckpointedStream):
         super().__init__(tap=tap)
         self._parent = parent
         self.message_writer = tap.message_writer
-        self.counter = QuietCounter(
+        self.counter: QuietCounter = QuietCounter(
             metrics.Metric.RECORD_COUNT, {metrics.Tag.STREAM.value: self.name}
         )
-        """Counts the records of the run."""
-
         silence(self.logger)
 
     @override
@@ -526,5 +563,11 @@ class InnerStream(CheckpointedStream):
     @override
     def get_records(self, context: Context | None) -> Iterator[Record]:
         """Yield the children of the page that the parent hands down."""
+        make = self._parent.maker.child_rows
+        writer = self.plain_writer
         for row, children in self._parent.families:
-            yield from self._parent.maker.child_rows(row, children)
+            rows = make(row, children)
+            if writer is None:
+                yield from rows
+            else:
+                self.write_rows(writer, rows)

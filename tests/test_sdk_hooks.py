@@ -41,7 +41,6 @@ HOOKS = (
     "_sync_children",
     "_sync_records",
     "_tap",
-    "_write_record_message",
     "_write_starting_replication_value",
     "_write_state_message",
 )
@@ -98,7 +97,6 @@ CALLED = {
     "_increment_stream_state",
     "_sync_children",
     "_sync_records",
-    "_write_record_message",
     "_write_starting_replication_value",
     "_write_state_message",
     "generate_child_contexts",
@@ -258,13 +256,6 @@ class TestState:
 
     def test_the_signpost_is_asked_for(self, probe: Run) -> None:
         assert probe.calls["parents"]["get_replication_key_signpost"] == 1
-
-
-def test_each_record_is_written_through_the_hook(probe: Run) -> None:
-    assert probe.calls["parents"]["_write_record_message"] == 5
-    assert probe.calls["children"]["_write_record_message"] == len(
-        [m for m in probe.messages if isinstance(m, RecordMessage) and m.stream == "children"]
-    )
 
 
 class TestChildren:
