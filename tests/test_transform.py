@@ -5,9 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import os
-import shutil
 import subprocess
-import sysconfig
 from collections import Counter, defaultdict
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
@@ -16,6 +14,7 @@ from urllib.parse import parse_qs, urlsplit
 import pytest
 import yaml
 
+from tests.project import change, copy_project, run_shell, variables_for
 from tests.sandbox import Sandbox, edited, make_conversations
 from tests.targets import ROOT, load, postgres_server, venv
 
@@ -34,7 +33,8 @@ MODELS = tuple(KEYS)
 STAGING = ("stg_fini__bot_requests", "stg_fini__conversations")
 RUN_SECONDS = 300
 EPOCH = datetime(1970, 1, 1)  # noqa: DTZ001 # like the columns
-COPIED = ("meltano.yml", "output", "pyproject.toml", "README.md", "tap_fini", "transform")
+SANDBOX = "meltano --environment=sandbox"
+RUN = f"{SANDBOX} run tap-fini target-duckdb dbt-duckdb:build"
 
 Row = dict[str, Any]
 Facts = dict[str, dict[str, Row]]
@@ -94,15 +94,7 @@ def test_the_models_are_built_where_the_loader_wrote() -> None:
 @pytest.fixture(scope="module")
 def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The Meltano project as in a fresh clone."""
-    folder = tmp_path_factory.mktemp("clone") / "tap-fini"
-    folder.mkdir()
-    for name in COPIED:
-        if (ROOT / name).is_dir():
-            ignored = shutil.ignore_patterns("*.duckdb*", "*.html", "*.sha256", "__pycache__")
-            shutil.copytree(ROOT / name, folder / name, ignore=ignored)
-        else:
-            shutil.copy(ROOT / name, folder / name)
-    return folder
+    return copy_project(tmp_path_factory.mktemp("clone"))
 
 
 @pytest.mark.targets
@@ -110,15 +102,16 @@ def test_meltano_builds_what_fini_holds(project: Path) -> None:
     """Load and build; change, load and build; drop it all and build: the sandbox's numbers."""
     with Sandbox(make_conversations(300)) as sandbox:
         path = project / "output" / "sandbox.duckdb"
-        _meltano(project, sandbox, "run", "tap-fini", "target-duckdb", "dbt-duckdb:build")
+        variables = variables_for(sandbox)
+        run_shell(RUN, project, variables)
         _assert_equal(_facts(_rows_in_duckdb(path)), _truth(sandbox))
 
-        _change(sandbox)
-        _meltano(project, sandbox, "run", "tap-fini", "target-duckdb", "dbt-duckdb:build")
+        change(sandbox)
+        run_shell(RUN, project, variables)
         incremental = _rows_in_duckdb(path)
         _assert_equal(_facts(copy.deepcopy(incremental)), _truth(sandbox))
 
-        _meltano(project, sandbox, "invoke", "dbt-duckdb:build", "--full-refresh")
+        run_shell(f"{SANDBOX} invoke dbt-duckdb:build --full-refresh", project, variables)
         refreshed = _rows_in_duckdb(path, (*MODELS, *STAGING))
         # Their hashes and all.
         for model, key in KEYS.items():
@@ -185,7 +178,7 @@ def test_the_models_build_in_postgres(tmp_path: Path) -> None:
         reader = venv("target-postgres")
         _assert_equal(_facts(reader.ask(POSTGRES, ask)), _truth(sandbox))
 
-        _change(sandbox)
+        change(sandbox)
         load("target-postgres", _tap(sandbox), target, tmp_path, state=state)
         _dbt(tmp_path, "build", "--target=postgres", **_postgres_variables(url))
         _assert_equal(_facts(reader.ask(POSTGRES, ask)), _truth(sandbox))
@@ -199,41 +192,6 @@ def _tap(sandbox: Sandbox) -> dict[str, Any]:
         "max_requests_per_minute": 0,
         "window_days": 90,
     }
-
-
-def _change(sandbox: Sandbox) -> None:
-    """Everything that can happen to a conversation, and every form of a knowledge source."""
-    before = sorted(sandbox.truth(), key=lambda conversation: conversation["updatedAt"])
-    later = (before[-1]["updatedAt"] + 1000 * number for number in range(1, 1000))
-    for conversation in before[::10]:
-        sandbox.world.upsert(edited(conversation, next(later)))
-    shrunk, emptied, forgotten, odd, fewer = [
-        c for c in before[1::5] if len(c["botRequests"]) > 1 and c["botRequests"][0]["basedOn"]
-    ][:5]
-    sandbox.world.upsert(
-        {**shrunk, "botRequests": shrunk["botRequests"][:-1], "updatedAt": next(later)}
-    )
-    sandbox.world.upsert({**emptied, "botRequests": [], "updatedAt": next(later)})
-    without = [{**turn, "basedOn": []} for turn in forgotten["botRequests"]]
-    sandbox.world.upsert({**forgotten, "botRequests": without, "updatedAt": next(later)})
-    fewer["botRequests"][0] |= {"basedOn": fewer["botRequests"][0]["basedOn"][:1], "answer": None}
-    fewer["botRequests"][1]["answer"] = " "
-    sandbox.world.upsert({**fewer, "updatedAt": next(later)})
-    odd["botRequests"][0]["basedOn"] = [
-        {"id": 7, "score": 1},
-        {"id": ["a", "b", "a"], "score": "high", "source_type": "zendesk"},
-        {"id": [], "sourceId": "source without id", "sourceType": "article"},
-        {"id": [None], "source_id": "source with no id"},
-        {"id": None, "title": "A title alone"},
-        {"entry": "nothing to know it by"},
-        {},
-    ]
-    odd |= {"source": None, "escalation": None, "updatedAt": next(later)}
-    sandbox.world.upsert(odd)
-    # What moves updatedAt is not documented: this does not.
-    last = before[-1]
-    last["botRequests"][-1]["feedbackType"] = "thumbs_down"
-    sandbox.world.upsert(last)
 
 
 def _truth(sandbox: Sandbox) -> Facts:
@@ -392,28 +350,6 @@ def _assert_equal(facts: Facts, truth: Facts) -> None:
 def _rows_in_duckdb(path: Path, models: Iterable[str] = MODELS) -> dict[str, list[Row]]:
     rows: dict[str, list[Row]] = venv("dbt").ask(DUCKDB, {"path": str(path), "models": [*models]})
     return rows
-
-
-def _meltano(project: Path, sandbox: Sandbox, *arguments: str) -> None:
-    """Run Meltano in the sandbox's environment."""
-    meltano = shutil.which("meltano", path=sysconfig.get_path("scripts"))
-    assert meltano, "this test needs Meltano"
-    mine = ("TAP_FINI_", "TARGET_", "DBT_", "MELTANO_", "VIRTUAL_ENV")
-    done = subprocess.run(
-        [meltano, "--environment=sandbox", *arguments],
-        cwd=project,
-        env={
-            **{name: value for name, value in os.environ.items() if not name.startswith(mine)},
-            "TAP_FINI_API_URL": sandbox.url,
-            "NO_PROXY": "127.0.0.1",
-            "no_proxy": "127.0.0.1",
-        },
-        capture_output=True,
-        text=True,
-        timeout=RUN_SECONDS,
-        check=False,
-    )
-    assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-4000:]
 
 
 def _dbt(folder: Path, *arguments: str, **variables: str) -> None:
