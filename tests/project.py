@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 COPIED = (
     "meltano.yml",
+    "orchestrate",
     "output",
     "pyproject.toml",
     "README.md",

