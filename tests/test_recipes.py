@@ -308,11 +308,13 @@ def in_order(rows: Iterable[Mapping[str, Any]]) -> list[Row]:
 
 
 def meltano_lines(folder: Path, project: Path, sandbox: Sandbox, text: str) -> None:
-    """Both databases hold everything; the last line finds nothing to add."""
+    """The first line loads everything into DuckDB, another one into PostgreSQL."""
+    first, rest = text.split("\n", 1)
     with postgres_server(folder) as url:
         variables = variables_for(sandbox, TARGET_POSTGRES_SQLALCHEMY_URL=url)
-        run_shell(text, project, variables)
+        run_shell(first, project, variables)
         assert_equal(landed(project), as_in_duckdb(all_rows(sandbox)))
+        run_shell(rest, project, variables)
         counts = (
             "import json, psycopg, sys\n"
             "url = json.load(sys.stdin)['url'].replace('+psycopg', '')\n"
