@@ -14,7 +14,7 @@ import pytest
 from singer_sdk.exceptions import StreamMapConfigError
 
 from tap_fini.client import FiniError
-from tap_fini.tap import SettingsError
+from tap_fini.settings import SettingsError
 from tests.expected import bot_request_rows, conversation_row, time_text
 from tests.sandbox import Sandbox, Switches, make_conversations
 from tests.support import DAY, MARKER, Output, config_for, discover, run_command, run_tap, select
