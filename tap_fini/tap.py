@@ -17,8 +17,10 @@ from singer_sdk import typing as th
 from singer_sdk.exceptions import ConfigValidationError, MappingError
 from singer_sdk.helpers.capabilities import EMIT_ACTIVATE_VERSION_CONFIG
 from singer_sdk.plugin_base import SingerCommand
+from singer_sdk.tap_base import CliTestOptionValue
 
 from tap_fini.client import Connection, FiniError
+from tap_fini.export import ExportStream
 from tap_fini.settings import (
     ENV_PREFIX,
     SettingsError,
@@ -29,7 +31,7 @@ from tap_fini.settings import (
     explain,
     problems_of,
 )
-from tap_fini.streams import BotRequestsStream, ConversationsStream
+from tap_fini.streams import EXPORTS, FILTERS, TABLES
 from tap_fini.writer import BufferedWriter, TerminatedError
 
 if sys.version_info >= (3, 12):
@@ -45,7 +47,6 @@ if TYPE_CHECKING:
     from singer_sdk.singerlib import Catalog
     from singer_sdk.singerlib.encoding.base import GenericSingerWriter
 
-SOURCES = ["all", "zendesk", "slack", "discord", "widget", "intercom", "ui", "api"]
 FEEDBACK_TYPES = ["thumbs_up", "thumbs_down", "no_feedback"]
 
 
@@ -105,14 +106,16 @@ class TapFini(Tap):
             th.IntegerType(minimum=1, maximum=100),
             default=50,
             title="Page size",
-            description="Conversations a response (limit), 1 to 100.",
+            description="Conversations or interactions a response (limit), 1 to 100.",
         ),
         th.Property(
             "source",
             th.StringType,
-            allowed_values=SOURCES,
             title="Source filter",
-            description="Read only conversations from this source.",
+            description=(
+                "Read only what came from this source, for instance zendesk; for interactions also "
+                "from several, separated by commas."
+            ),
         ),
         th.Property(
             "category",
@@ -156,6 +159,18 @@ class TapFini(Tap):
             th.StringType,
             title="Question filter",
             description="Read only conversations in which this text was asked.",
+        ),
+        th.Property(
+            "agent_id",
+            th.StringType,
+            title="Agent filter",
+            description="Read only interactions of this agent.",
+        ),
+        th.Property(
+            "channel",
+            th.StringType,
+            title="Channel filter",
+            description="Read only interactions of these channels, separated by commas.",
         ),
         th.Property(
             "max_concurrent_requests",
@@ -250,15 +265,19 @@ class TapFini(Tap):
     @override
     def discover_streams(self) -> list[Stream]:
         """Return the streams; nothing is asked of Fini for that."""
-        conversations = ConversationsStream(self, lambda: self.connection)
-        return [conversations, BotRequestsStream(self, conversations)]
+        streams: list[Stream] = [table(self, lambda: self.connection) for table in TABLES]
+        for parent, inner in EXPORTS:
+            stream = parent(self, lambda: self.connection)
+            streams += [stream, inner(self, stream)]
+        return streams
 
     @override
     def setup_mapper(self) -> None:
         super().setup_mapper()
         for stream in self.streams.values():
-            # A catalog may leave out a stream, whose records are needed for the other all the same.
-            if stream.name not in self.mapper.stream_maps:
+            # A catalog may leave out a stream, whose records are needed for the other all the same;
+            # and one that is not selected has no columns here, not even where all are asked for.
+            if stream.name not in self.mapper.stream_maps or not stream.selected:
                 self.mapper.register_raw_stream_schema(
                     stream.name, stream.schema, stream.primary_keys
                 )
@@ -309,9 +328,14 @@ class TapFini(Tap):
         """Check what a JSON schema cannot.
 
         Raises:
-            SettingsError: If a setting is unusable.
+            SettingsError: If a setting is unusable, or does not fit a stream that is selected.
         """
-        problems = problems_of(self.config)
+        problems = problems_of(self.config) or [
+            problem
+            for stream in self.streams.values()
+            if isinstance(stream, ExportStream) and stream.selected_streams
+            for problem in stream.filter_problems(FILTERS)
+        ]
         if problems:
             raise SettingsError(" ".join(problems))
 
@@ -350,6 +374,21 @@ class TapFini(Tap):
                 "check the paths given to --config."
             )
             raise SettingsError(message) from None
+
+    @classmethod
+    @override
+    def cb_test(cls, ctx: click.Context, param: click.Option, value: str) -> None:
+        """Try to read one record of each stream that is selected by default.
+
+        The SDK would try all, and not every workspace has what the others read.
+        """
+        if value != CliTestOptionValue.All.value:
+            super().cb_test(ctx, param, value)
+            return
+        given = ctx.params["config"]
+        tap = cls(config=given.config, parse_env_config=given.parse_env)
+        tap.run_sync_dry_run(streams=[s for s in tap.streams.values() if s.selected])
+        ctx.exit()
 
     @classmethod
     @override

@@ -28,7 +28,7 @@ from hypothesis import strategies as st
 
 from tap_fini import client
 from tap_fini.client import FiniError
-from tap_fini.pagination import parse_page
+from tap_fini.pagination import ExportPage
 from tap_fini.records import MAX_ID, MAX_LEVELS, FamilyMaker
 from tap_fini.streams import CHAT_HISTORY, BotRequestsStream, ConversationsStream
 from tests.expected import BOT_REQUEST_FIELDS, CONVERSATION_FIELDS
@@ -53,6 +53,7 @@ PAYLOADS = int(os.environ.get("TAP_FINI_PAYLOADS", "300"))
 START = 1_735_689_600_000  # config_for's start_date, 2025-01-01
 PAGE = 40
 EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
+FORM = ExportPage(CHAT_HISTORY.record_keys, CHAT_HISTORY.shape)
 
 # --- JSON text of every kind ----------------------------------------------------------------------
 
@@ -437,8 +438,7 @@ def family_of(raw: dict[str, Any]) -> tuple[dict[str, Any], list[dict[str, Any]]
     if updated is None:
         updated = instant(raw.get("createdAt"))
     if updated is None:
-        latest = max(map(when, children), default=math.inf)
-        updated = START if math.isinf(latest) else int(latest)
+        updated = max((int(at) for at in map(when, children) if at < math.inf), default=START)
     key = str(raw["id"])
     row |= {
         "id": key,
@@ -528,7 +528,7 @@ def through_the_parts(body: bytes) -> tuple[list[dict[str, Any]], list[dict[str,
         report_child=lambda *_: None,
     )
     parents, children = [], []
-    for raw in parse_page(body, ("conversations",)).records()[0]:
+    for raw in FORM.parse(body).records()[0]:
         row, inner = maker.parent_row(raw, START)
         parents.append(row)
         children += maker.child_rows(row, inner)
@@ -726,7 +726,7 @@ def test_no_text_takes_its_repair_forever(hostile: bytes) -> None:
     """A pattern that goes back and forth takes hours over these; one pass takes seconds."""
     began = datetime.now(tz=timezone.utc)
     with suppress(msgspec.DecodeError):
-        parse_page(page([b'{"id":"a","v":' + hostile + b"}"]), ("conversations",)).records()
+        FORM.parse(page([b'{"id":"a","v":' + hostile + b"}"])).records()
     assert datetime.now(tz=timezone.utc) - began < timedelta(seconds=15)
 
 

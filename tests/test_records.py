@@ -120,6 +120,10 @@ def test_items_that_are_no_bot_requests_are_kept() -> None:
             {"updatedAt": None, "createdAt": None, "botRequests": [{"createdAt": 1740407178963}]},
             1740407178963,
         ),
+        (
+            {"createdAt": "x", "updatedAt": [], "botRequests": [{}, {"createdAt": FALLBACK + 9}]},
+            FALLBACK + 9,
+        ),
         ({"updatedAt": "x", "createdAt": "y"}, FALLBACK),
         ({"updatedAt": None, "createdAt": None, "botRequests": [{}]}, FALLBACK),
     ],
