@@ -6,6 +6,8 @@ interactions, whose latest event is at the conversation's ``updatedAt``.
 
 from __future__ import annotations
 
+import copy
+import functools
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
     from tests.support import Output
 
 Row = dict[str, Any]
+_discovered = functools.cache(discover)
 Tables = tuple[dict[Any, Row], dict[Any, Row]]
 
 
@@ -65,7 +68,7 @@ class Export:
     def catalog(self, streams: Iterable[str] | None = None) -> Row:
         """Return a catalog in which these streams are selected; without any, the export's two."""
         wanted = set(self.streams if streams is None else streams)
-        catalog = discover()
+        catalog = copy.deepcopy(_discovered())
         return select(
             catalog,
             **{s["tap_stream_id"]: s["tap_stream_id"] in wanted for s in catalog["streams"]},
