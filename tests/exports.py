@@ -77,7 +77,7 @@ class Export:
     def tables(self, records: Iterable[Row]) -> Tables:
         """Return both streams' rows by their keys."""
         records = list(records)
-        return self._by_key(
+        return self.by_key(
             [self.parent_row(r) for r in records],
             [row for r in records for row in self.child_rows(r)],
         )
@@ -88,9 +88,10 @@ class Export:
 
     def loaded(self, output: Output) -> Tables:
         """Return a run's records as a target that upserts by key would hold them."""
-        return self._by_key(*map(output.records, self.streams))
+        return self.by_key(*map(output.records, self.streams))
 
-    def _by_key(self, parents: list[Row], children: list[Row]) -> Tables:
+    def by_key(self, parents: list[Row], children: list[Row]) -> Tables:
+        """Return both streams' rows as a target that upserts by key would hold them."""
         first, second = self.child_keys
         return (
             {row["id"]: row for row in parents},
