@@ -107,6 +107,7 @@ def load(
     folder: Path,
     *,
     state: Mapping[str, Any] | None = None,
+    catalog: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Run ``tap-fini | name``, both in processes of their own.
 
@@ -116,6 +117,7 @@ def load(
         target_config: the target's settings.
         folder: an empty or reused folder for the files of the run.
         state: what an earlier run returned.
+        catalog: what to read; without one, chat history.
 
     Returns:
         The last state that the target acknowledged.
@@ -126,6 +128,8 @@ def load(
     tap = [sys.executable, "-m", "tap_fini", "--config", _write(folder / "tap.json", tap_config)]
     if state is not None:
         tap += ["--state", _write(folder / "state.json", state)]
+    if catalog is not None:
+        tap += ["--catalog", _write(folder / "catalog.json", catalog)]
     target = [
         str(venv(name).scripts / name),
         "--config",

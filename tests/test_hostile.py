@@ -1118,6 +1118,7 @@ def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 
 Tables = tuple[list[dict[str, Any]], list[dict[str, Any]]]
+TABLES = ["conversations", "bot_requests"]
 
 
 def in_duckdb(bodies: Sequence[bytes], folder: Path) -> Tables:
@@ -1126,7 +1127,7 @@ def in_duckdb(bodies: Sequence[bytes], folder: Path) -> Tables:
     with serving(*bodies) as sandbox:
         config = {"path": str(path), "default_target_schema": "main"}
         load("target-duckdb", one_window(sandbox), config, folder)
-    held = venv("target-duckdb").ask(DUCKDB, {"path": str(path)})["tables"]
+    held = venv("target-duckdb").ask(DUCKDB, {"path": str(path), "tables": TABLES})["tables"]
     names = {
         name.lower(): name
         for schema in (ConversationsStream.schema, BotRequestsStream.schema)
@@ -1151,7 +1152,7 @@ def in_postgres(bodies: Sequence[bytes], folder: Path, url: str) -> Tables:
     with serving(*bodies) as sandbox:
         config = {"sqlalchemy_url": url, "default_target_schema": "fini"}
         load("target-postgres", one_window(sandbox), config, folder)
-    held = venv("target-postgres").ask(POSTGRES, {"url": url})["tables"]
+    held = venv("target-postgres").ask(POSTGRES, {"url": url, "tables": TABLES})["tables"]
     conversations, bot_requests = (
         [{k: v for k, v in row.items() if not k.startswith("_sdc_")} for row in held[table]]
         for table in ("conversations", "bot_requests")

@@ -9,7 +9,14 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from tests import expected
-from tests.sandbox import Sandbox, edited, make_conversations
+from tests.exports import INTERACTIONS
+from tests.sandbox import (
+    Sandbox,
+    edited,
+    make_agents,
+    make_conversations,
+    make_interactions,
+)
 from tests.targets import load, postgres_server, venv
 
 if TYPE_CHECKING:
@@ -20,7 +27,19 @@ pytestmark = pytest.mark.targets
 
 CONVERSATIONS = 300
 EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
-TIMES = {"createdAt", "updatedAt", "conversationUpdatedAt"}
+INTERACTION_COUNT = 120
+KEYS: dict[str, tuple[str, ...]] = {
+    "conversations": ("id",),
+    "bot_requests": ("conversationId", "position"),
+    "interactions": ("id",),
+    "interaction_events": ("interactionId", "id"),
+    "agents": ("id",),
+}
+TIMES = {
+    *("createdAt", "updatedAt", "conversationUpdatedAt"),
+    *("latestEventAt", "externalCreatedAt", "interactionLatestEventAt"),
+}
+CATALOG = INTERACTIONS.catalog(KEYS)
 CONVERSATION_FIELDS = ("id", *expected.CONVERSATION_FIELDS, "createdAt", "updatedAt")
 BOT_REQUEST_FIELDS = (*expected.BOT_REQUEST_FIELDS, "createdAt")
 
@@ -29,9 +48,10 @@ Tables = dict[str, dict[Any, Row]]
 
 DUCKDB = """
 import duckdb, json, sys
-with duckdb.connect(json.load(sys.stdin)["path"], read_only=True) as connection:
+question = json.load(sys.stdin)
+with duckdb.connect(question["path"], read_only=True) as connection:
     tables = {}
-    for table in ("conversations", "bot_requests"):
+    for table in question["tables"]:
         cursor = connection.execute(f"SELECT * FROM {table}")
         names = [column[0] for column in cursor.description]
         tables[table] = [dict(zip(names, row)) for row in cursor.fetchall()]
@@ -46,11 +66,12 @@ json.dump({"tables": tables, "types": types}, sys.stdout, default=lambda time: t
 
 POSTGRES = """
 import json, sys, psycopg
-url = json.load(sys.stdin)["url"].replace("+psycopg", "")
+question = json.load(sys.stdin)
+url = question["url"].replace("+psycopg", "")
 with psycopg.connect(url, row_factory=psycopg.rows.dict_row) as connection:
     tables = {
         table: connection.execute(f"SELECT * FROM fini.{table}").fetchall()
-        for table in ("conversations", "bot_requests")
+        for table in question["tables"]
     }
     types = {
         f"{row['table_name']}.{row['column_name']}": row["udt_name"]
@@ -73,7 +94,11 @@ json.dump(answer, sys.stdout, default=lambda time: time.isoformat())
 @pytest.fixture
 def sandbox() -> Iterator[Sandbox]:
     """A sandbox that a test may change."""
-    with Sandbox(make_conversations(CONVERSATIONS)) as running:
+    with Sandbox(
+        make_conversations(CONVERSATIONS),
+        interactions=make_interactions(INTERACTION_COUNT),
+        agents=make_agents(),
+    ) as running:
         yield running
 
 
@@ -91,15 +116,15 @@ def test_jsonl_holds_what_fini_holds(sandbox: Sandbox, tmp_path: Path) -> None:
     def held() -> Tables:
         lines = {
             table: (tmp_path / "out" / f"{table}.jsonl").read_text(encoding="utf-8").splitlines()
-            for table in ("conversations", "bot_requests")
+            for table in KEYS
         }
         # It appends, and knows no keys: the last line of a key counts.
         return _tables({table: map(json.loads, rows) for table, rows in lines.items()})
 
-    state = load("target-jsonl", _tap(sandbox), config, tmp_path)
+    state = load("target-jsonl", _tap(sandbox), config, tmp_path, catalog=CATALOG)
     assert held() == _truth(sandbox)
     _change(sandbox)
-    load("target-jsonl", _tap(sandbox), config, tmp_path, state=state)
+    load("target-jsonl", _tap(sandbox), config, tmp_path, state=state, catalog=CATALOG)
     assert held() == _truth(sandbox)
 
 
@@ -112,7 +137,7 @@ def test_postgres_holds_what_fini_holds(sandbox: Sandbox, tmp_path: Path, postgr
     }
 
     def held() -> tuple[Tables, dict[str, Any]]:
-        answer = venv("target-postgres").ask(POSTGRES, {"url": postgres})
+        answer = venv("target-postgres").ask(POSTGRES, {"url": postgres, "tables": list(KEYS)})
         rows = answer["tables"]
         tables = _tables({table: map(_without_metadata, rows[table]) for table in rows})
         assert {table: len(rows[table]) for table in rows} == {
@@ -120,13 +145,10 @@ def test_postgres_holds_what_fini_holds(sandbox: Sandbox, tmp_path: Path, postgr
         }
         return tables, answer
 
-    state = load("target-postgres", _tap(sandbox), config, tmp_path)
+    state = load("target-postgres", _tap(sandbox), config, tmp_path, catalog=CATALOG)
     tables, answer = held()
     assert tables == _truth(sandbox)
-    assert answer["keys"] == {
-        "conversations": ["id"],
-        "bot_requests": ["conversationId", "position"],
-    }
+    assert answer["keys"] == {table: list(key) for table, key in KEYS.items()}
     types = answer["types"]
     assert {types["conversations.createdAt"], types["conversations.updatedAt"]} == {"timestamp"}
     assert {types["bot_requests.createdAt"], types["bot_requests.conversationUpdatedAt"]} == {
@@ -134,12 +156,16 @@ def test_postgres_holds_what_fini_holds(sandbox: Sandbox, tmp_path: Path, postgr
     }
     assert {types["conversations.categories"], types["bot_requests.categories"]} == {"_text"}
     assert types["bot_requests.basedOn"] == "_jsonb"
+    assert types["interactions.userAttributes"] == "jsonb"
+    assert types["interaction_events.attachments"] == types["interactions.usedArticles"] == "_jsonb"
+    assert types["interaction_events.tags"] == "_text"
+    assert types["interaction_events.csatRating"] in {"int4", "int8"}
     assert types["conversations.escalation"] == "bool"
     assert types["conversations.botRequestCount"] in {"int4", "int8"}
     assert types["bot_requests.position"] in {"int4", "int8"}
 
     _change(sandbox)
-    load("target-postgres", _tap(sandbox), config, tmp_path, state=state)
+    load("target-postgres", _tap(sandbox), config, tmp_path, state=state, catalog=CATALOG)
     assert held()[0] == _truth(sandbox)
 
 
@@ -150,6 +176,8 @@ def test_duckdb_holds_what_fini_holds(sandbox: Sandbox, tmp_path: Path, batch: i
         # A batch is a CSV file, a COPY and an upsert.
         for conversation in sandbox.truth()[40:]:
             sandbox.world.delete(conversation["id"])
+        for interaction in sandbox.interactions.conversations[20:]:
+            sandbox.interactions.delete(interaction["id"])
     path = tmp_path / "fini.duckdb"
     config = {
         "path": str(path),
@@ -159,7 +187,7 @@ def test_duckdb_holds_what_fini_holds(sandbox: Sandbox, tmp_path: Path, batch: i
     }
 
     def held() -> tuple[Tables, dict[str, str]]:
-        answer = venv("target-duckdb").ask(DUCKDB, {"path": str(path)})
+        answer = venv("target-duckdb").ask(DUCKDB, {"path": str(path), "tables": list(KEYS)})
         rows = answer["tables"]
         tables = _tables({table: map(_from_duckdb, rows[table]) for table in rows})
         assert {table: len(rows[table]) for table in rows} == {
@@ -167,7 +195,7 @@ def test_duckdb_holds_what_fini_holds(sandbox: Sandbox, tmp_path: Path, batch: i
         }
         return tables, answer["types"]
 
-    state = load("target-duckdb", _tap(sandbox), config, tmp_path)
+    state = load("target-duckdb", _tap(sandbox), config, tmp_path, catalog=CATALOG)
     tables, types = held()
     assert tables == _as_in_duckdb(_truth(sandbox))
     assert {types["conversations.createdat"], types["bot_requests.conversationupdatedat"]} == {
@@ -178,7 +206,7 @@ def test_duckdb_holds_what_fini_holds(sandbox: Sandbox, tmp_path: Path, batch: i
     assert "HUGEINT" not in types.values()
 
     _change(sandbox)
-    load("target-duckdb", _tap(sandbox), config, tmp_path, state=state)
+    load("target-duckdb", _tap(sandbox), config, tmp_path, state=state, catalog=CATALOG)
     assert held()[0] == _as_in_duckdb(_truth(sandbox))
 
 
@@ -197,6 +225,13 @@ def _change(sandbox: Sandbox) -> None:
     at = max(conversation["updatedAt"] for conversation in sandbox.truth())
     for place, conversation in enumerate(sandbox.truth()[::10]):
         sandbox.world.upsert(edited(conversation, at + 1000 * (place + 1)))
+    for place, interaction in enumerate(sandbox.interactions.conversations[1::10]):
+        moment = at + 1000 * (place + 1)
+        event = {"id": f"late-{place}", "createdAt": moment, "csatRating": 0, "tags": ["late"]}
+        interaction["events"].append(event)
+        interaction["resolved"] = True
+        sandbox.interactions.upsert(interaction)
+    sandbox.agents[0]["name"] = "Renamed"
 
 
 def _truth(sandbox: Sandbox) -> Tables:
@@ -211,14 +246,22 @@ def _truth(sandbox: Sandbox) -> Tables:
             row = {name: child.get(name) for name in BOT_REQUEST_FIELDS}
             row |= {"conversationId": conversation["id"], "position": position}
             bot_requests.append(row | {"conversationUpdatedAt": conversation["updatedAt"]})
-    return _tables({"conversations": conversations, "bot_requests": bot_requests})
+    interactions = sandbox.interactions.truth(sandbox.switches)
+    return _tables(
+        {
+            "conversations": conversations,
+            "bot_requests": bot_requests,
+            "interactions": map(expected.interaction_row, interactions),
+            "interaction_events": (row for i in interactions for row in expected.event_rows(i)),
+            "agents": sandbox.agents,
+        }
+    )
 
 
 def _tables(rows: dict[str, Iterable[Row]]) -> Tables:
     """Rows by key, times as datetimes, without ``extra``, which nothing here has."""
-    keys = {"conversations": ("id",), "bot_requests": ("conversationId", "position")}
     tables: Tables = {}
-    for table, key in keys.items():
+    for table, key in KEYS.items():
         held = tables[table] = {}
         for row in rows[table]:
             assert row.get("extra") is None
@@ -244,18 +287,14 @@ def _without_metadata(row: Row) -> Row:
 
 def _from_duckdb(row: Row) -> Row:
     """The names as the streams have them, and JSON columns read."""
-    names = {
-        name.lower(): name
-        for name in (
-            *CONVERSATION_FIELDS,
-            *BOT_REQUEST_FIELDS,
-            *TIMES,
-            "botRequestCount",
-            "conversationId",
-            "extra",
-        )
+    schemas = [stream["schema"]["properties"] for stream in CATALOG["streams"]]
+    names = {name.lower(): name for schema in schemas for name in schema}
+    json_columns = {
+        name
+        for schema in schemas
+        for name, definition in schema.items()
+        if {"array", "object"} & set(definition["type"])
     }
-    json_columns = {"categories", "basedOn", "extra"}
     renamed = {names.get(name, name): value for name, value in row.items()}
     return {
         name: json.loads(value) if name in json_columns and value is not None else value
