@@ -63,6 +63,7 @@ _WAITS = (2.0, 4.0, 8.0, 16.0, 32.0, 60.0, 60.0, 60.0, 60.0, 60.0, 60.0)
 """Seconds between tries. With a jitter of a quarter they last 316 seconds at the least."""
 
 _JITTER = 0.25
+_RANDOM = random.SystemRandom()  # without a state that threads, or whoever seeds, would share
 _YEAR = 366 * 86_400.0
 _PIECE = 64 * 1024
 _NO_OBJECT = {
@@ -134,6 +135,8 @@ class Throttle:
             FiniError: If the run was stopped meanwhile; says why.
         """
         began = time.monotonic()
+        if self._stopped.is_set():  # while this one slept between two tries
+            raise FiniError(self._why_stopped)
         while (wait := self._wait()) > 0:
             if self._stopped.wait(wait):
                 raise FiniError(self._why_stopped)
@@ -345,7 +348,7 @@ class FiniStream(RESTStream["str | None"]):
         """
         yield 0.0
         for seconds in _WAITS:
-            yield seconds * random.uniform(1 - _JITTER, 1 + _JITTER)  # noqa: S311
+            yield seconds * _RANDOM.uniform(1 - _JITTER, 1 + _JITTER)
 
     @override
     def backoff_handler(self, details: Details) -> None:

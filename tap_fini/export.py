@@ -511,7 +511,12 @@ class ExportStream(CheckpointedStream, FiniStream):
                     to_text(start),
                 )
                 end = start + 1  # one request, to learn what Fini's clock shows
-        return Plan(start, end, max_width=int(self.config["window_days"] * DAY))
+        return Plan(
+            start,
+            end,
+            max_width=int(self.config["window_days"] * DAY),
+            workers=self.config["max_concurrent_requests"],
+        )
 
     @functools.cached_property
     def maker(self) -> FamilyMaker:

@@ -199,12 +199,13 @@ class WindowReader:
 
     def _narrow(self, slot: _Slot, page: Page) -> bool:
         """Give a part of a window back if its first page shows that it holds too much."""
-        if not page.has_more or not self._plan.is_too_dense(
-            slot.window, (page.created, page.updated)
-        ):
+        if not page.has_more:
             return False
         with self._change:
-            slot.window = self._plan.narrow(slot.window)
+            older = self._plan.narrow(slot.window, (page.created, page.updated))
+            if older is None:
+                return False
+            slot.window = older
             self._change.notify_all()
         return True
 

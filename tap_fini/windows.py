@@ -25,6 +25,13 @@ PAGES_PER_WINDOW = 50
 """The size of window that a plan aims at: wide enough that its overhead (a STATE, a page
 cut off at its edge) is small, narrow enough that several fit in memory."""
 
+FEWEST_PAGES = 6
+"""The size below which no window is cut so that each worker gets a share: each edge costs half
+a page."""
+
+_DEEPEST_CUT = 16
+"""A guess at how much a window holds cuts it into this many parts at most."""
+
 _NARROWEST = DAY // 96
 """A plan does not narrow its windows below a quarter of an hour for density's sake."""
 
@@ -131,22 +138,27 @@ class Plan:
     """The windows of one run, oldest first, cut as they are taken.
 
     Their width follows the history: as wide as allowed where it is sparse, about
-    :data:`PAGES_PER_WINDOW` pages where it is dense.
+    :data:`PAGES_PER_WINDOW` pages where it is dense, and less towards the end, where
+    workers would otherwise run out of windows while one still reads.
     """
 
-    def __init__(self, start: int, end: int, *, max_width: int) -> None:
+    def __init__(self, start: int, end: int, *, max_width: int, workers: int = 1) -> None:
         """Plan the span from ``start`` (included) to ``end`` (excluded).
 
         Args:
             start: Epoch milliseconds.
             end: Epoch milliseconds. Not after ``start`` means an empty plan.
             max_width: The widest window, in milliseconds.
+            workers: How many windows are read at once.
         """
         self.start = start
         self.end = max(start, end)
         # The query of a window is a millisecond wider than the window itself.
         self._max_width = max(1, min(max_width, MAX_SPAN - 1))
-        self._width = self._max_width
+        self._workers = workers
+        self._density = 0.0  # pages in a millisecond, as far as is known
+        self._probe = (-MAX_SPAN, 0.0)  # the latest instant and the density of a dense first page
+        self._burst = PAGES_PER_WINDOW  # pages to cut off the end of a burst
         self._frontier = start
         self._returned: list[Window] = []
 
@@ -164,42 +176,82 @@ class Plan:
             IndexError: If there is none; see :attr:`next_start`.
         """
         if self._returned:
-            return heapq.heappop(self._returned)
+            piece = heapq.heappop(self._returned)
+            window = self._cut(piece, deepest=_DEEPEST_CUT)
+            if window.end < piece.end:
+                heapq.heappush(self._returned, Window(window.end, piece.end))
+            return window
         if self._frontier >= self.end:
             msg = "All windows have been taken"
             raise IndexError(msg)
-        window = Window(self._frontier, min(self._frontier + self._width, self.end))
+        window = self._cut(Window(self._frontier, self.end))
         self._frontier = window.end
         return window
 
-    def narrow(self, window: Window) -> Window:
-        """Give the younger half of a taken window back, and keep the older one."""
-        older, younger = window.halves()
-        heapq.heappush(self._returned, younger)
-        self._width = max(_NARROWEST, min(self._width, older.width))
-        return older
+    def narrow(self, window: Window, times: Sequence[Sequence[object]]) -> Window | None:
+        """Give a part of a taken window back if its first page shows that it holds too much.
 
-    def is_too_dense(self, window: Window, times: Sequence[Sequence[object]]) -> bool:
-        """Tell from its first page whether a window is better read in parts.
+        How close together a page's rows lie is but a guess at how much the window holds, for
+        the page may be part of a burst. So a window is halved first, and cut to size only
+        when a page from another place confirms the guess.
 
         Args:
             window: The window.
-            times: The page's times, one sequence of values for each time field.
+            times: The page's times, one sequence of values for each time field. Only rows
+                in order of a time that lies in the window tell how close together they are.
 
         Returns:
-            Whether the page's rows lie so close together that the window should hold well
-            over :data:`PAGES_PER_WINDOW` such pages. Only rows in order of a time that
-            lies in the window tell; all others say nothing.
+            The older part, which is kept; ``None`` if the window is best read as it is.
         """
-        if window.width < 2 * _NARROWEST:
-            return False
-        span = max((_ordered_span(window, values) for values in times), default=0)
-        return 0 < span * PAGES_PER_WINDOW * 3 // 2 < window.width
+        ends = [pair for values in times if (pair := _ends(window, values)) is not None]
+        if not ends or window.width < 2 * _NARROWEST:
+            return None
+        first, last = max(ends, key=lambda pair: abs(pair[1] - pair[0]))
+        density = 1 / (abs(last - first) + 1)
+        if density * window.width <= PAGES_PER_WINDOW * 3 / 2:
+            return None
+        (place, known), self._probe = self._probe, (first, density)
+        distance = abs(first - place)
+        middle = window.start + window.width // 2
+        if distance < window.width // 4 and first != last:
+            # About the same page as before, so what lay between was of another kind. It is a
+            # burst: it is cut off, with as many pages as belong into a window, or else with
+            # twice as many as the last time.
+            edge = first + self._burst * (last - first)
+            edge = max(edge, middle) if last < first else min(edge, middle)
+            self._burst *= 2
+        else:
+            self._burst = PAGES_PER_WINDOW
+            edge = middle
+            if distance < window.width * 5 // 4 and density / 2 < known < density * 2:
+                # It is as dense elsewhere in the same stretch.
+                self._density = density
+                edge = self._cut(window, deepest=_DEEPEST_CUT).end
+        if (first - middle) * (last - first) > 0:  # the half before the first row is empty
+            edge = first + (last < first)
+        heapq.heappush(self._returned, Window(edge, window.end))
+        return Window(window.start, edge)
 
     def learn(self, window: Window, pages: int) -> None:
         """Set the width of the windows to come from what one window held."""
-        ideal = window.width * PAGES_PER_WINDOW // max(1, pages)
-        self._width = max(min(_NARROWEST, self._max_width), min(ideal, self._max_width))
+        # A single page says no more than that windows may be far wider.
+        self._density = (pages if pages > 1 else 1 / PAGES_PER_WINDOW) / window.width
+
+    def _cut(self, piece: Window, *, deepest: int | None = None) -> Window:
+        width = self._width(piece.width)
+        if deepest is not None:
+            width = max(width, piece.width // deepest)
+        return Window(piece.start, min(piece.end, piece.start + width))
+
+    def _width(self, left: int) -> int:
+        """Return the best width of a window at the start of so many milliseconds."""
+        if not self._density:
+            return self._max_width
+        share = left * self._density / self._workers
+        pages = min(PAGES_PER_WINDOW, max(FEWEST_PAGES, share))
+        return max(
+            min(_NARROWEST, self._max_width), min(int(pages / self._density), self._max_width)
+        )
 
     def extend(self, end: int) -> None:
         """Move the plan's end to a later instant."""
@@ -207,17 +259,16 @@ class Plan:
 
     def __len__(self) -> int:
         """The number of windows still to take at the present width."""
-        left = self.end - self._frontier
-        return len(self._returned) + -(-left // self._width)
+        spans = [piece.width for piece in self._returned] + [self.end - self._frontier]
+        return sum(-(-span // self._width(span)) for span in spans)
 
 
-def _ordered_span(window: Window, values: Sequence[object]) -> int:
-    """Return the milliseconds from the first to the last of ordered instants, or 0."""
+def _ends(window: Window, values: Sequence[object]) -> tuple[int, int] | None:
+    """Return the first and the last of instants in order, ``None`` for others."""
     start, end = window.query
     instants = [value for value in values if type(value) is int and start <= value <= end]
     if len(instants) < len(values) or len(instants) < 2:  # noqa: PLR2004
-        return 0
-    ascending = sorted(instants)
-    if instants not in (ascending, ascending[::-1]):
-        return 0
-    return ascending[-1] - ascending[0] + 1
+        return None
+    if instants not in (sorted(instants), sorted(instants, reverse=True)):
+        return None
+    return instants[0], instants[-1]

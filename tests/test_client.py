@@ -506,11 +506,11 @@ def waits(*errors: Exception) -> list[float]:
 
 def test_patience_lasts_five_minutes_whatever_the_jitter(monkeypatch: pytest.MonkeyPatch) -> None:
     failures = [ConnectionError()] * len(REAL_WAITS)
-    monkeypatch.setattr("tap_fini.client.random.uniform", lambda low, _: low)
+    monkeypatch.setattr("tap_fini.client._RANDOM.uniform", lambda low, _: low)
     shortest = waits(*failures)
     assert shortest[0] == 1.5
     assert 300 <= sum(shortest) < 330
-    monkeypatch.setattr("tap_fini.client.random.uniform", lambda _, high: high)
+    monkeypatch.setattr("tap_fini.client._RANDOM.uniform", lambda _, high: high)
     assert sum(waits(*failures)) < 600
 
 
@@ -769,6 +769,16 @@ def test_stopping_wakes_who_waits() -> None:
     for thread in threads:
         thread.join(timeout=2)
     assert errors == ["The run was stopped."] * 4
+
+
+def test_nobody_gets_a_turn_after_the_end() -> None:
+    """Not even who slept between two tries meanwhile, though there is room."""
+    throttle = Throttle(0)
+    throttle.stop("It is over.")
+    with pytest.raises(FiniError, match="It is over"):
+        throttle.acquire()
+    throttle.start()
+    throttle.acquire()
 
 
 def throttled(monkeypatch: pytest.MonkeyPatch, per_window: int) -> tuple[Sandbox, Output]:

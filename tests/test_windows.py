@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime, timezone
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -93,19 +94,25 @@ def test_a_millisecond_has_no_halves() -> None:
     length=st.integers(-5, 10**11),
     max_width=st.integers(DAY, 200 * DAY),
     pages=st.lists(st.integers(0, 10_000), max_size=200),
-    narrow=st.lists(st.booleans(), max_size=200),
+    narrow=st.lists(st.integers(0, 10**6), max_size=200),
+    workers=st.integers(1, 16),
 )
-def test_windows_cover_the_plan_without_gap_or_overlap(
-    start: int, length: int, max_width: int, pages: list[int], narrow: list[bool]
+def test_windows_cover_the_plan_without_gap_or_overlap(  # noqa: PLR0917
+    start: int, length: int, max_width: int, pages: list[int], narrow: list[int], workers: int
 ) -> None:
-    plan = Plan(start, start + length, max_width=max_width)
+    plan = Plan(start, start + length, max_width=max_width, workers=workers)
     taken: list[Window] = []
     while plan.next_start is not None and len(taken) < 1000:
         expected = plan.next_start
         window = plan.take()
         assert window.start == expected
-        if narrow and narrow.pop() and window.width > 1:
-            window = plan.narrow(window)
+        if narrow and (step := narrow.pop()):
+            first = window.start - 1 + (step * 7919) % (window.width + 2)
+            older = plan.narrow(window, ([first + n * (step - 5 * 10**5) for n in range(50)],))
+            if older is not None:
+                assert older.start == window.start
+                assert older.width < window.width
+                window = older
         taken.append(window)
         plan.learn(window, pages.pop() if pages else 0)
         first, last = window.query
@@ -129,19 +136,114 @@ def test_width_follows_density() -> None:
     assert plan.next_start == 30 * DAY + 5 * DAY // 2 + 30 * DAY
 
 
-def test_a_dense_first_page_shows() -> None:
+AN_HOUR_OF_ROWS = [DAY - n * 72_000 for n in range(50)]
+SCATTERED = [n * DAY // 2 for n in range(50)]
+
+
+@pytest.mark.parametrize(
+    ("times", "is_narrowed"),
+    [
+        ((AN_HOUR_OF_ROWS,), True),
+        ((AN_HOUR_OF_ROWS[::-1], [None] * 50), True),
+        ((SCATTERED,), False),
+        ((AN_HOUR_OF_ROWS, SCATTERED), False),  # the wider one counts
+        (([*AN_HOUR_OF_ROWS[25:], *AN_HOUR_OF_ROWS[:25]],), False),
+        (([n + 31 * DAY for n in AN_HOUR_OF_ROWS],), False),
+        ((["a"] * 50, []), False),
+    ],
+)
+def test_a_dense_first_page_shows(times: tuple[list[Any], ...], *, is_narrowed: bool) -> None:
     plan = Plan(0, 90 * DAY, max_width=30 * DAY)
-    window = Window(0, 30 * DAY)
-    an_hour_of_rows = [DAY - n * 72_000 for n in range(50)]
-    scattered = [n * DAY // 2 for n in range(50)]
-    assert plan.is_too_dense(window, (an_hour_of_rows,))
-    assert plan.is_too_dense(window, (an_hour_of_rows[::-1], [None] * 50))
-    assert not plan.is_too_dense(window, (scattered,))
-    assert not plan.is_too_dense(window, (an_hour_of_rows, scattered)), "the wider one counts"
-    assert not plan.is_too_dense(window, ([*an_hour_of_rows[25:], *an_hour_of_rows[:25]],))
-    assert not plan.is_too_dense(window, ([n + 31 * DAY for n in an_hour_of_rows],))
-    assert not plan.is_too_dense(window, (["a"] * 50, []))
-    assert not plan.is_too_dense(Window(0, DAY // 96), (an_hour_of_rows,))
+    window = plan.take()
+    assert (plan.narrow(window, times) is not None) == is_narrowed
+
+
+def test_a_narrow_window_is_left_alone() -> None:
+    assert Plan(0, DAY, max_width=DAY).narrow(Window(0, DAY // 96), (AN_HOUR_OF_ROWS,)) is None
+
+
+HOUR = 3_600_000
+
+
+def page(first: int, last: int) -> tuple[list[int]]:
+    """A page's 50 times, from its first row to its last."""
+    return ([first + (last - first) * n // 49 for n in range(50)],)
+
+
+@pytest.mark.parametrize("newest_first", [True, False])
+def test_a_dense_stretch_is_cut_to_size_when_a_second_page_confirms_it(
+    *, newest_first: bool
+) -> None:
+    """A page holds three hours: 50 of them make 6.25 days. What is given back is cut too."""
+
+    def first_page(window: Window) -> tuple[list[int]]:
+        if newest_first:
+            return page(window.end, window.end - 3 * HOUR)
+        return page(window.start, window.start + 3 * HOUR)
+
+    plan = Plan(0, 60 * DAY, max_width=30 * DAY)
+    if newest_first:
+        older = plan.narrow(plan.take(), first_page(Window(0, 30 * DAY)))
+        assert older == Window(0, 15 * DAY)
+        older = plan.narrow(older, first_page(older))
+    else:  # the page at the start is the same for the older half: the younger one tells
+        assert plan.narrow(plan.take(), first_page(Window(0, 30 * DAY))) == Window(0, 15 * DAY)
+        younger = plan.take()
+        assert younger == Window(15 * DAY, 30 * DAY)
+        older = plan.narrow(younger, first_page(younger))
+    assert older is not None
+    assert round(older.width / DAY, 2) == 6.25
+    assert plan.next_start == older.end
+    following = plan.take()
+    assert following.width == older.width
+    assert following.start == older.end
+
+
+def test_a_burst_is_cut_off_in_few_steps() -> None:
+    """1,000 pages in the last hour of a month, as the page at its end looks each time."""
+    plan = Plan(0, 30 * DAY, max_width=30 * DAY)
+    window, end = plan.take(), page(30 * DAY, 30 * DAY - 3_600)
+    cuts = []
+    while (older := plan.narrow(window, end)) is not None:
+        cuts.append(older.end)
+        window = Window(older.end, window.end)  # nothing in the older part
+        assert plan.next_start == older.end
+        assert plan.take().start == older.end
+    assert cuts == [15 * DAY, 30 * DAY - 50 * 3_600]
+
+
+@pytest.mark.parametrize(
+    ("times", "older"),
+    [
+        (page(3 * DAY, 2 * DAY + 23 * HOUR), Window(0, 3 * DAY + 1)),
+        (page(27 * DAY, 27 * DAY + HOUR), Window(0, 27 * DAY)),
+        (page(-1, -1 - HOUR), None),
+    ],
+    ids=["newest first", "oldest first", "outside"],
+)
+def test_what_is_seen_to_be_empty_is_cut_off_whole(
+    times: tuple[list[int]], older: Window | None
+) -> None:
+    plan = Plan(0, 30 * DAY, max_width=30 * DAY)
+    assert plan.narrow(plan.take(), times) == older
+
+
+def test_no_part_is_empty_of_time() -> None:
+    """The query reaches a millisecond past the window, where no edge can be."""
+    plan = Plan(DAY, 31 * DAY, max_width=30 * DAY)
+    assert plan.narrow(plan.take(), page(DAY, DAY - 1)) == Window(DAY, DAY + 1)
+    plan = Plan(DAY, 31 * DAY, max_width=30 * DAY)
+    assert plan.narrow(plan.take(), page(31 * DAY - 1, 31 * DAY)) == Window(DAY, 31 * DAY - 1)
+
+
+def test_towards_the_end_each_worker_gets_a_share() -> None:
+    """10 pages a day, 4 workers: a window is a quarter of what is left, 6 pages at least."""
+    plan = Plan(0, 30 * DAY, max_width=10 * DAY, workers=4)
+    plan.learn(plan.take(), 100)
+    widths = []
+    while plan.next_start is not None:
+        widths.append(round(plan.take().width / DAY, 2))
+    assert widths == [5.0, 3.75, 2.81, 2.11, 1.58, 1.19, 0.89, 0.67, 0.6, 0.6, 0.6, 0.2]
 
 
 def test_a_plan_can_grow() -> None:

@@ -9,6 +9,7 @@ import time
 from statistics import median
 from typing import TYPE_CHECKING, TypeAlias
 
+from tap_fini.windows import FEWEST_PAGES
 from tests.benchmarks import measure
 from tests.benchmarks.bench import PAGE_SIZE, Bench, say, tell
 from tests.benchmarks.contestants import (
@@ -185,8 +186,10 @@ def latency(bench: Bench) -> Figures:
             }
         for workers, run in runs.items():
             figures[f"{shape}.{workers}"] = runs[1].seconds / run.seconds
-            floor = max(run.requests * wait / workers, runs[1].cpu - idle.cpu)
-            figures[f"{shape}.{workers}.formula"] = run.seconds / (idle.seconds + floor)
+            last = FEWEST_PAGES * wait * (workers - 1) / workers
+            floor = max(run.requests * wait / workers + last, runs[1].cpu - idle.cpu)
+            ratio = run.seconds / (idle.seconds + floor)
+            figures[f"{shape}.{workers}.formula"] = max(ratio, 1 / ratio)
         plot[f"{shape} history"] = [(n, figures[f"{shape}.{n}"]) for n in runs]
     return figures
 
