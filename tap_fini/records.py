@@ -27,6 +27,9 @@ Report: TypeAlias = Callable[[str, str], None]
 MAX_ID = 500
 """Characters of the longest id: PostgreSQL's keys hold 2,704 bytes, MySQL's 3,072."""
 
+MAX_CHILD_ID = 150
+"""Characters of the longest id of a child, whose key holds its parent's id besides."""
+
 MAX_LEVELS = 64
 """Levels of arrays and objects in a record. Parsers give up at 1,000 or so, MySQL at 100."""
 
@@ -35,11 +38,11 @@ _BIGGEST = 2**63 - 1
 _CONTAINERS = (dict, list)
 
 
-def usable_id(value: object) -> str | None:
+def usable_id(value: object, longest: int = MAX_ID) -> str | None:
     """Return a record's id as text, or ``None`` if it could not serve as a key."""
     if isinstance(value, int) and not isinstance(value, bool):
         value = str(value)
-    return value if isinstance(value, str) and 0 < len(value) <= MAX_ID else None
+    return value if isinstance(value, str) and 0 < len(value) <= longest else None
 
 
 def _text(value: object) -> object:
@@ -329,7 +332,7 @@ class FamilyMaker:
         name = self._shape.child_id
         if not name:
             return [], {}
-        own = [usable_id(child.get(name)) for child in children]
+        own = [usable_id(child.get(name), MAX_CHILD_ID) for child in children]
         ids = dict.fromkeys(own)
         if None not in ids and len(ids) == len(own):
             return list(ids), {}  # type: ignore[arg-type]

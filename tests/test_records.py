@@ -116,7 +116,7 @@ def test_an_api_field_with_the_name_of_the_derived_time_is_kept() -> None:
 
 def test_every_event_has_a_key_of_its_own() -> None:
     """Without a usable id, or with one that an earlier event has, the position makes one."""
-    own = ["e1", None, "e1", 7, "7", {"a": 1}, "", "x" * 501, True, "position:1", "e2"]
+    own = ["e1", None, "e1", 7, "7", {"a": 1}, "", "x" * 151, True, "position:1", "x" * 150]
     events = [{"id": key, "createdAt": FALLBACK + n} for n, key in enumerate(own)]
     events.append({"createdAt": FALLBACK + 99})
     maker = event_maker()
@@ -133,11 +133,11 @@ def test_every_event_has_a_key_of_its_own() -> None:
         "position:7",
         "position:8",
         "position:1",
-        "e2",
+        "x" * 150,
         "position:11",
     ]
     assert [child.get("extra", {}).get("id") for child in children] == [
-        *(None, None, "e1", None, "7", {"a": 1}, "", "x" * 501, True, None, None, None)
+        *(None, None, "e1", None, "7", {"a": 1}, "", "x" * 151, True, None, None, None)
     ]
     place = "so its position serves in its place"
     assert set(maker.reports) == {
