@@ -12,6 +12,7 @@ from tap_fini.client import FiniError
 from tap_fini.pagination import BareArray, ExportPage
 from tap_fini.settings import SettingsError
 from tap_fini.streams import INTERACTIONS as DECLARED
+from tap_fini.tap import TapFini
 from tests.expected import event_rows, interaction_row
 from tests.exports import CHAT_HISTORY, INTERACTIONS
 from tests.sandbox import (
@@ -289,6 +290,14 @@ def test_no_agents_at_all(sandbox: Sandbox) -> None:
     sandbox.agents.clear()
     output = run_tap(config_for(sandbox), catalog=AGENT_CATALOG)
     assert [(m["type"], m["stream"]) for m in output.messages] == [("SCHEMA", "agents")]
+
+
+def test_agents_may_come_after_an_export(sandbox: Sandbox) -> None:
+    """Which closes the connection behind itself."""
+    tap = TapFini(config=config_for(sandbox), catalog=INTERACTIONS.catalog(["agents"]))
+    tap.connection.close()
+    tap.streams["agents"].sync()
+    assert [request.path for request in sandbox.requests] == [AGENT_PATH]
 
 
 @pytest.mark.parametrize("kind", ["429", "500", "502_html", "reset", "truncated", "bad_json"])
