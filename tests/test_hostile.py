@@ -56,7 +56,7 @@ from tests.support import (
     without_end_of_life,
 )
 from tests.targets import load, postgres_server, venv
-from tests.test_targets import DUCKDB, POSTGRES
+from tests.warehouses import DUCKDB, POSTGRES
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence

@@ -165,6 +165,16 @@ def test_demo_from_a_fresh_clone(copy: Path) -> None:
 
 
 @pytest.mark.targets
+def test_the_readmes_picture_is_what_the_demo_shows(copy: Path) -> None:
+    """To renew it: python -m tests.demo --picture docs/what-lands.svg."""
+    done = _demo(copy, "--picture", "output/picture.svg")
+    assert done.returncode == 0, done.stderr
+    picture = (copy / "output" / "picture.svg").read_text(encoding="utf-8")
+    assert picture == (ROOT / "docs" / "what-lands.svg").read_text(encoding="utf-8")
+    assert "http" not in picture.replace("http://www.w3.org/2000/svg", ""), "nothing is fetched"
+
+
+@pytest.mark.targets
 def test_demo_with_a_key_reads_what_the_key_opens(copy: Path) -> None:
     """The same command; Fini's place is taken by a sandbox."""
     with Sandbox(make_conversations(120)) as sandbox:

@@ -2,103 +2,116 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
-from datetime import datetime, timedelta, timezone
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from tests import expected
-from tests.exports import INTERACTIONS
-from tests.sandbox import (
-    Sandbox,
-    edited,
-    make_agents,
-    make_conversations,
-    make_interactions,
+from tests.sandbox import Sandbox, documented_example, edited, make_conversations
+from tests.support import discover
+from tests.targets import load, postgres_server
+from tests.warehouses import (
+    KEYS,
+    STREAMS,
+    TIMES,
+    Csv,
+    DuckDB,
+    Jsonl,
+    Parquet,
+    Postgres,
+    Warehouse,
+    by_key,
+    s3_server,
+    time,
 )
-from tests.targets import load, postgres_server, venv
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
+
+    from tests.warehouses import Held, Row
 
 pytestmark = pytest.mark.targets
 
 CONVERSATIONS = 300
-EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
-INTERACTION_COUNT = 120
-KEYS: dict[str, tuple[str, ...]] = {
-    "conversations": ("id",),
-    "bot_requests": ("conversationId", "position"),
-    "interactions": ("id",),
-    "interaction_events": ("interactionId", "id"),
-    "agents": ("id",),
+
+Tables = dict[str, dict[Any, "Row"]]
+
+COLUMNS = {
+    "conversations": {
+        "string": "id externalId userId source channel feedbackType url",
+        "boolean": "escalation hasLinks expectingUserFollowup",
+        "integer": "botRequestCount",
+        "time": "createdAt updatedAt",
+        "strings": "categories",
+        "object": "extra",
+    },
+    "bot_requests": {
+        "string": "conversationId id question answer reasoning feedbackType",
+        "boolean": "escalation expectingUserFollowup",
+        "integer": "position",
+        "time": "createdAt conversationUpdatedAt",
+        "strings": "categories",
+        "objects": "basedOn",
+        "object": "extra",
+    },
 }
-TIMES = {
-    *("createdAt", "updatedAt", "conversationUpdatedAt"),
-    *("latestEventAt", "externalCreatedAt", "interactionLatestEventAt"),
+TYPES: dict[type[Warehouse], dict[str, str]] = {
+    DuckDB: {
+        "string": "VARCHAR",
+        "boolean": "BOOLEAN",
+        "integer": "INTEGER",
+        "time": "TIMESTAMP",
+        "strings": "JSON",
+        "objects": "JSON",
+        "object": "JSON",
+    },
+    Postgres: {
+        "string": "text",
+        "boolean": "bool",
+        "integer": "int4",
+        "time": "timestamp",
+        "strings": "_text",
+        "objects": "_jsonb",
+        "object": "jsonb",
+    },
+    Parquet: {
+        "string": "VARCHAR",
+        "boolean": "BOOLEAN",
+        "integer": "BIGINT",
+        "time": "TIMESTAMP WITH TIME ZONE",
+        "strings": "VARCHAR[]",
+        "objects": "VARCHAR",
+        "object": "VARCHAR",
+    },
 }
-CATALOG = INTERACTIONS.catalog(KEYS)
-CONVERSATION_FIELDS = ("id", *expected.CONVERSATION_FIELDS, "createdAt", "updatedAt")
-BOT_REQUEST_FIELDS = (*expected.BOT_REQUEST_FIELDS, "createdAt")
+"""What each kind of column is in each target that has types."""
 
-Row = dict[str, Any]
-Tables = dict[str, dict[Any, Row]]
+SALT = "a-made-up-salt"
+STREAM_MAPS = {
+    "conversations": {
+        "userId": "sha256(config['salt'] + userId) if userId else None",
+        "ticketId": "externalId",
+        "externalId": "__NULL__",
+    },
+    "bot_requests": {
+        "question": "sha256(config['salt'] + question) if question else None",
+        "answeredAt": "createdAt",
+        "createdAt": "__NULL__",
+    },
+}
+"""One hashed and one renamed column a stream."""
 
-DUCKDB = """
-import duckdb, json, sys
-question = json.load(sys.stdin)
-with duckdb.connect(question["path"], read_only=True) as connection:
-    tables = {}
-    for table in question["tables"]:
-        cursor = connection.execute(f"SELECT * FROM {table}")
-        names = [column[0] for column in cursor.description]
-        tables[table] = [dict(zip(names, row)) for row in cursor.fetchall()]
-    types = {
-        f"{table}.{column}": kind
-        for table, column, kind in connection.execute(
-            "SELECT table_name, column_name, data_type FROM information_schema.columns"
-        ).fetchall()
-    }
-json.dump({"tables": tables, "types": types}, sys.stdout, default=lambda time: time.isoformat())
-"""
-
-POSTGRES = """
-import json, sys, psycopg
-question = json.load(sys.stdin)
-url = question["url"].replace("+psycopg", "")
-with psycopg.connect(url, row_factory=psycopg.rows.dict_row) as connection:
-    tables = {
-        table: connection.execute(f"SELECT * FROM fini.{table}").fetchall()
-        for table in question["tables"]
-    }
-    types = {
-        f"{row['table_name']}.{row['column_name']}": row["udt_name"]
-        for row in connection.execute(
-            "SELECT table_name, column_name, udt_name FROM information_schema.columns "
-            "WHERE table_schema = 'fini'"
-        )
-    }
-    keys = {}
-    for row in connection.execute(
-        "SELECT table_name, column_name FROM information_schema.key_column_usage "
-        "WHERE table_schema = 'fini' ORDER BY table_name, ordinal_position"
-    ):
-        keys.setdefault(row["table_name"], []).append(row["column_name"])
-answer = {"tables": tables, "types": types, "keys": keys}
-json.dump(answer, sys.stdout, default=lambda time: time.isoformat())
-"""
+DESELECTED = {"conversations": "url", "bot_requests": "reasoning"}
 
 
 @pytest.fixture
 def sandbox() -> Iterator[Sandbox]:
-    """A sandbox that a test may change."""
-    with Sandbox(
-        make_conversations(CONVERSATIONS),
-        interactions=make_interactions(INTERACTION_COUNT),
-        agents=make_agents(),
-    ) as running:
+    """A sandbox that a test may change; one conversation has what targets tend to stumble over."""
+    with Sandbox(make_conversations(CONVERSATIONS)) as running:
+        running.world.upsert(_odd())
         yield running
 
 
@@ -109,205 +122,262 @@ def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         yield url
 
 
-def test_jsonl_holds_what_fini_holds(sandbox: Sandbox, tmp_path: Path) -> None:
-    """A full load, then a second run after changes: equal to the sandbox each time."""
-    config = {"destination_path": str(tmp_path / "out"), "do_timestamp_file": False}
+@pytest.fixture(scope="module")
+def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The URL of an S3."""
+    with s3_server(tmp_path_factory.mktemp("s3")) as url:
+        yield url
 
-    def held() -> Tables:
-        lines = {
-            table: (tmp_path / "out" / f"{table}.jsonl").read_text(encoding="utf-8").splitlines()
-            for table in KEYS
-        }
-        # It appends, and knows no keys: the last line of a key counts.
-        return _tables({table: map(json.loads, rows) for table, rows in lines.items()})
 
-    state = load("target-jsonl", _tap(sandbox), config, tmp_path, catalog=CATALOG)
-    assert held() == _truth(sandbox)
+@pytest.fixture(params=[Jsonl, Csv, DuckDB, Postgres, Parquet], ids=lambda kind: kind.target)
+def place(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[[str], Warehouse]:
+    """Makes places of one kind."""
+    kind: type[Warehouse] = request.param
+    server = {Postgres: "postgres", Parquet: "s3"}.get(kind)
+    url = request.getfixturevalue(server) if server else ""
+
+    def make(name: str) -> Warehouse:
+        made = kind(tmp_path, name, url)
+        if isinstance(made, Parquet):
+            made.create()
+        return made
+
+    return make
+
+
+def test_it_holds_what_fini_holds(
+    sandbox: Sandbox, tmp_path: Path, place: Callable[[str], Warehouse]
+) -> None:
+    """A full load, a second run in which nothing is new, and a third one after changes."""
+    warehouse = place("fini")
+    tap = _tap(sandbox, warehouse.stream_maps)
+
+    def assert_equal() -> Held:
+        held = warehouse.read()
+        truth = _as_in(warehouse, _with_json(warehouse.stream_maps, _truth(sandbox)))
+        assert by_key(held.rows) == truth
+        if warehouse.upserts:
+            counts = {table: len(rows) for table, rows in held.rows.items()}
+            assert counts == {table: len(rows) for table, rows in truth.items()}
+        return held
+
+    state = load(warehouse.target, tap, warehouse.settings(), tmp_path)
+    held = assert_equal()
+    if type(warehouse) in TYPES:
+        assert held.types == _types(warehouse)
+    keys = {
+        table: [warehouse.name(column) for column in columns] for table, columns in KEYS.items()
+    }
+    assert held.keys == (keys if warehouse.upserts else {})
+
+    state = load(warehouse.target, tap, warehouse.settings(), tmp_path, state=state)
+    assert_equal()
     _change(sandbox)
-    load("target-jsonl", _tap(sandbox), config, tmp_path, state=state, catalog=CATALOG)
-    assert held() == _truth(sandbox)
+    load(warehouse.target, tap, warehouse.settings(), tmp_path, state=state)
+    assert_equal()
 
 
-def test_postgres_holds_what_fini_holds(sandbox: Sandbox, tmp_path: Path, postgres: str) -> None:
-    """A full load, then a second run after changes; and the types and keys are real ones."""
-    config = {
-        "sqlalchemy_url": postgres,
-        "default_target_schema": "fini",
-        "add_record_metadata": True,
+def test_fields_are_left_out_renamed_and_hashed(
+    sandbox: Sandbox, tmp_path: Path, place: Callable[[str], Warehouse]
+) -> None:
+    warehouse = place("mapped")
+    maps = {
+        stream: {**warehouse.stream_maps.get(stream, {}), **STREAM_MAPS[stream]}
+        for stream in STREAMS
     }
+    load(
+        warehouse.target,
+        {**_tap(sandbox, maps), "stream_map_config": {"salt": SALT}},
+        warehouse.settings(),
+        tmp_path,
+        catalog=_without_deselected(discover()),
+    )
+    held = warehouse.read()
+    truth = _with_json(warehouse.stream_maps, _truth(sandbox))
+    for table, rows in truth.items():
+        for row in rows.values():
+            del row[DESELECTED[table]]
+    for row in truth["conversations"].values():
+        row["ticketId"] = row.pop("externalId")
+        row["userId"] = _hashed(row["userId"])
+    for row in truth["bot_requests"].values():
+        row["answeredAt"] = row.pop("createdAt")
+        row["question"] = _hashed(row["question"])
+    assert by_key(held.rows) == _as_in(warehouse, truth)
+    if type(warehouse) in TYPES:
+        types = _types(warehouse)
+        name = warehouse.name
+        for table, column in DESELECTED.items():
+            del types[f"{table}.{name(column)}"]
+        for old, new in {
+            "conversations.externalId": "conversations.ticketId",
+            "bot_requests.createdAt": "bot_requests.answeredAt",
+        }.items():
+            types[name(new)] = types.pop(name(old))
+        assert held.types == types
 
-    def held() -> tuple[Tables, dict[str, Any]]:
-        answer = venv("target-postgres").ask(POSTGRES, {"url": postgres, "tables": list(KEYS)})
-        rows = answer["tables"]
-        tables = _tables({table: map(_without_metadata, rows[table]) for table in rows})
-        assert {table: len(rows[table]) for table in rows} == {
-            table: len(tables[table]) for table in tables
-        }
-        return tables, answer
 
-    state = load("target-postgres", _tap(sandbox), config, tmp_path, catalog=CATALOG)
-    tables, answer = held()
-    assert tables == _truth(sandbox)
-    assert answer["keys"] == {table: list(key) for table, key in KEYS.items()}
-    types = answer["types"]
-    assert {types["conversations.createdAt"], types["conversations.updatedAt"]} == {"timestamp"}
-    assert {types["bot_requests.createdAt"], types["bot_requests.conversationUpdatedAt"]} == {
-        "timestamp"
-    }
-    assert {types["conversations.categories"], types["bot_requests.categories"]} == {"_text"}
-    assert types["bot_requests.basedOn"] == "_jsonb"
-    assert types["interactions.userAttributes"] == "jsonb"
-    assert types["interaction_events.attachments"] == types["interactions.usedArticles"] == "_jsonb"
-    assert types["interaction_events.tags"] == "_text"
-    assert types["interaction_events.csatRating"] in {"int4", "int8"}
-    assert types["conversations.escalation"] == "bool"
-    assert types["conversations.botRequestCount"] in {"int4", "int8"}
-    assert types["bot_requests.position"] in {"int4", "int8"}
-
+@pytest.mark.parametrize("batch", [1, 7])
+def test_duckdb_loses_nothing_whatever_the_size_of_a_batch(
+    sandbox: Sandbox, tmp_path: Path, batch: int
+) -> None:
+    """A batch is a CSV file, a COPY and an upsert."""
+    for conversation in sandbox.truth()[40:]:
+        sandbox.world.delete(conversation["id"])
+    warehouse = DuckDB(tmp_path, "fini")
+    settings = {**warehouse.settings(), "batch_size_rows": batch}
+    state = load(warehouse.target, _tap(sandbox), settings, tmp_path)
+    assert by_key(warehouse.read().rows) == _as_in(warehouse, _truth(sandbox))
     _change(sandbox)
-    load("target-postgres", _tap(sandbox), config, tmp_path, state=state, catalog=CATALOG)
-    assert held()[0] == _truth(sandbox)
+    load(warehouse.target, _tap(sandbox), settings, tmp_path, state=state)
+    assert by_key(warehouse.read().rows) == _as_in(warehouse, _truth(sandbox))
 
 
-@pytest.mark.parametrize("batch", [1, 7, 100_000])
-def test_duckdb_holds_what_fini_holds(sandbox: Sandbox, tmp_path: Path, batch: int) -> None:
-    """A full load, then a second run after changes, whatever the size of a batch."""
-    if batch == 1:
-        # A batch is a CSV file, a COPY and an upsert.
-        for conversation in sandbox.truth()[40:]:
-            sandbox.world.delete(conversation["id"])
-        for interaction in sandbox.interactions.conversations[20:]:
-            sandbox.interactions.delete(interaction["id"])
-    path = tmp_path / "fini.duckdb"
-    config = {
-        "path": str(path),
-        "default_target_schema": "main",
-        "batch_size_rows": batch,
-        "flush_all_streams": True,
+def test_csv_without_a_time_in_its_name_keeps_the_last_run_alone(
+    sandbox: Sandbox, tmp_path: Path
+) -> None:
+    """Its default: what the README warns of."""
+    warehouse = Csv(tmp_path, "fini")
+    settings = {**warehouse.settings(), "file_naming_scheme": "{stream_name}.csv"}
+    state = load(warehouse.target, _tap(sandbox), settings, tmp_path)
+    assert by_key(warehouse.read().rows) == _as_in(warehouse, _truth(sandbox))
+    bookmark = max(conversation["updatedAt"] for conversation in sandbox.truth())
+    newest = {c["id"] for c in sandbox.truth() if c["updatedAt"] == bookmark}
+    changed = _change(sandbox)
+    load(warehouse.target, _tap(sandbox, lookback_days=0), settings, tmp_path, state=state)
+    assert {row["id"] for row in warehouse.read().rows["conversations"]} == newest | changed
+
+
+def test_csv_holds_json_with_a_stream_map(sandbox: Sandbox, tmp_path: Path) -> None:
+    maps = {
+        "conversations": {"categories": "json.dumps(categories)"},
+        "bot_requests": {
+            "categories": "json.dumps(categories)",
+            "basedOn": "json.dumps(basedOn)",
+        },
+    }
+    warehouse = Csv(tmp_path, "fini")
+    load(warehouse.target, _tap(sandbox, maps), warehouse.settings(), tmp_path)
+    held = by_key(warehouse.read().rows)
+    truth = _truth(sandbox)
+    for table, columns in maps.items():
+        for key, row in truth[table].items():
+            held_row = held[table][tuple(str(part) for part in key)]
+            for column in columns:
+                assert json.loads(held_row[column]) == row[column]
+
+
+def test_parquet_needs_its_stream_maps(sandbox: Sandbox, tmp_path: Path, s3: str) -> None:
+    """Without them it stops with an error; nothing is lost, but nothing is loaded either."""
+    warehouse = Parquet(tmp_path, "unmapped", s3)
+    warehouse.create()
+    with pytest.raises(AssertionError, match="'NoneType' object has no attribute 'items'"):
+        load(warehouse.target, _tap(sandbox), warehouse.settings(), tmp_path)
+
+
+def _odd() -> dict[str, Any]:
+    conversation = documented_example()
+    return {
+        **conversation,
+        "externalId": "",
+        "userId": "",
+        "url": 'https://example.com/?q="a,b"',
+        "categories": [],
+        "mood": {"score": 0.5, "words": ["fine", "ü"]},
+        "botRequests": [
+            {
+                **conversation["botRequests"][0],
+                "question": "",
+                "answer": "Tab\tcomma, \"quotes\", 'more', back\\slash, \\N, NULL,\nlines,\r\n🙂 ",
+                "reasoning": "NULL",
+                "categories": ["a,b", '"', ""],
+                "basedOn": [{}, {"id": ["one", "two"], "score": 1.5, "deep": {"er": None}}],
+            }
+        ],
     }
 
-    def held() -> tuple[Tables, dict[str, str]]:
-        answer = venv("target-duckdb").ask(DUCKDB, {"path": str(path), "tables": list(KEYS)})
-        rows = answer["tables"]
-        tables = _tables({table: map(_from_duckdb, rows[table]) for table in rows})
-        assert {table: len(rows[table]) for table in rows} == {
-            table: len(tables[table]) for table in tables
-        }
-        return tables, answer["types"]
 
-    state = load("target-duckdb", _tap(sandbox), config, tmp_path, catalog=CATALOG)
-    tables, types = held()
-    assert tables == _as_in_duckdb(_truth(sandbox))
-    assert {types["conversations.createdat"], types["bot_requests.conversationupdatedat"]} == {
-        "TIMESTAMP"
-    }
-    assert {types["conversations.categories"], types["bot_requests.basedon"]} == {"JSON"}
-    assert {types["conversations.escalation"], types["bot_requests.escalation"]} == {"BOOLEAN"}
-    assert "HUGEINT" not in types.values()
-
-    _change(sandbox)
-    load("target-duckdb", _tap(sandbox), config, tmp_path, state=state, catalog=CATALOG)
-    assert held()[0] == _as_in_duckdb(_truth(sandbox))
-
-
-def _tap(sandbox: Sandbox) -> dict[str, Any]:
+def _tap(
+    sandbox: Sandbox, stream_maps: dict[str, dict[str, str]] | None = None, **settings: object
+) -> dict[str, Any]:
     return {
         "api_url": sandbox.url,
         "api_key": sandbox.api_key,
         "start_date": "2024-12-01T00:00:00Z",
         "end_date": "2025-12-01T00:00:00Z",
         "max_requests_per_minute": 0,
+        "stream_maps": stream_maps or {},
+        **settings,
     }
 
 
-def _change(sandbox: Sandbox) -> None:
-    """Edit some conversations, new and old."""
+def _change(sandbox: Sandbox) -> set[str]:
+    """Edit some conversations, new and old; return their ids."""
     at = max(conversation["updatedAt"] for conversation in sandbox.truth())
-    for place, conversation in enumerate(sandbox.truth()[::10]):
+    changed = sandbox.truth()[::10]
+    for place, conversation in enumerate(changed):
         sandbox.world.upsert(edited(conversation, at + 1000 * (place + 1)))
-    for place, interaction in enumerate(sandbox.interactions.conversations[1::10]):
-        moment = at + 1000 * (place + 1)
-        event = {"id": f"late-{place}", "createdAt": moment, "csatRating": 0, "tags": ["late"]}
-        interaction["events"].append(event)
-        interaction["resolved"] = True
-        sandbox.interactions.upsert(interaction)
-    sandbox.agents[0]["name"] = "Renamed"
+    return {conversation["id"] for conversation in changed}
 
 
 def _truth(sandbox: Sandbox) -> Tables:
     """What the streams of design.md section 2 make of the sandbox's conversations."""
-    conversations = []
-    bot_requests = []
+    parents, children = expected.tables(sandbox.truth())
     for conversation in sandbox.truth():
-        children = sorted(conversation["botRequests"], key=lambda child: child["createdAt"])
-        row = {name: conversation.get(name) for name in CONVERSATION_FIELDS}
-        conversations.append(row | {"botRequestCount": len(children)})
-        for position, child in enumerate(children):
-            row = {name: child.get(name) for name in BOT_REQUEST_FIELDS}
-            row |= {"conversationId": conversation["id"], "position": position}
-            bot_requests.append(row | {"conversationUpdatedAt": conversation["updatedAt"]})
-    interactions = sandbox.interactions.truth(sandbox.switches)
-    return _tables(
+        if "mood" in conversation:
+            parents[conversation["id"]]["extra"] = {"mood": conversation["mood"]}
+    rows = {"conversations": list(parents.values()), "bot_requests": list(children.values())}
+    return by_key(
         {
-            "conversations": conversations,
-            "bot_requests": bot_requests,
-            "interactions": map(expected.interaction_row, interactions),
-            "interaction_events": (row for i in interactions for row in expected.event_rows(i)),
-            "agents": sandbox.agents,
+            table: [
+                {name: time(value) if name in TIMES else value for name, value in row.items()}
+                for row in held
+            ]
+            for table, held in rows.items()
         }
     )
 
 
-def _tables(rows: dict[str, Iterable[Row]]) -> Tables:
-    """Rows by key, times as datetimes, without ``extra``, which nothing here has."""
-    tables: Tables = {}
-    for table, key in KEYS.items():
-        held = tables[table] = {}
-        for row in rows[table]:
-            assert row.get("extra") is None
-            clean = {
-                name: _time(value) if name in TIMES else value
-                for name, value in row.items()
-                if name != "extra"
-            }
-            held[tuple(clean[name] for name in key)] = clean
+def _with_json(maps: dict[str, dict[str, str]], tables: Tables) -> Tables:
+    """With JSON text where a target needs a stream map for that."""
+    for table, columns in maps.items():
+        for row in tables[table].values():
+            row |= {name: json.dumps(row[name]) for name in columns if name in row}
     return tables
 
 
-def _time(value: Any) -> datetime | None:
-    if isinstance(value, str):
-        time = datetime.fromisoformat(value.replace("Z", "+00:00"))
-        return time if time.tzinfo else time.replace(tzinfo=timezone.utc)
-    return None if value is None else EPOCH + timedelta(milliseconds=value)
-
-
-def _without_metadata(row: Row) -> Row:
-    return {name: value for name, value in row.items() if not name.startswith("_sdc_")}
-
-
-def _from_duckdb(row: Row) -> Row:
-    """The names as the streams have them, and JSON columns read."""
-    schemas = [stream["schema"]["properties"] for stream in CATALOG["streams"]]
-    names = {name.lower(): name for schema in schemas for name in schema}
-    json_columns = {
-        name
-        for schema in schemas
-        for name, definition in schema.items()
-        if {"array", "object"} & set(definition["type"])
-    }
-    renamed = {names.get(name, name): value for name, value in row.items()}
-    return {
-        name: json.loads(value) if name in json_columns and value is not None else value
-        for name, value in renamed.items()
-    }
-
-
-def _as_in_duckdb(tables: Tables) -> Tables:
-    """As target-duckdb writes it: no empty strings."""
+def _as_in(warehouse: Warehouse, tables: Tables) -> Tables:
+    """What a target makes of rows."""
     return {
         table: {
-            key: {name: None if value == "" else value for name, value in row.items()}
+            tuple(warehouse.value(part) for part in key): {
+                warehouse.name(name): warehouse.value(value) for name, value in row.items()
+            }
             for key, row in rows.items()
         }
         for table, rows in tables.items()
     }
+
+
+def _types(warehouse: Warehouse) -> dict[str, str]:
+    return {
+        f"{table}.{warehouse.name(column)}": TYPES[type(warehouse)][kind]
+        for table, kinds in COLUMNS.items()
+        for kind, columns in kinds.items()
+        for column in columns.split()
+    }
+
+
+def _without_deselected(catalog: dict[str, Any]) -> dict[str, Any]:
+    for stream in catalog["streams"]:
+        name = stream["tap_stream_id"]
+        for entry in stream["metadata"]:
+            if not entry["breadcrumb"]:
+                entry["metadata"]["selected"] = name in STREAMS
+            elif entry["breadcrumb"] == ["properties", DESELECTED.get(name)]:
+                entry["metadata"]["selected"] = False
+    return catalog
+
+
+def _hashed(text: str | None) -> str | None:
+    return hashlib.sha256((SALT + text).encode()).hexdigest() if text else None

@@ -6,11 +6,12 @@ import argparse
 import hashlib
 import json
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
-from tests.demo import page, terminal
+from tests.demo import page, picture, terminal
 from tests.demo.first_look import Landed, look
 from tests.demo.pipeline import ROOT, DemoError, Pipeline, api_key
 from tests.sandbox import Sandbox, make_conversations
@@ -35,13 +36,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
         metavar="N",
         help=f"how many the made-up Fini holds (default {CONVERSATIONS:,})",
     )
+    parser.add_argument(
+        "--picture",
+        type=Path,
+        metavar="FILE",
+        help="also write what landed as a picture (SVG)",
+    )
     options = parser.parse_args(arguments)
     console = Console(soft_wrap=True)
     try:
         if api_key():
-            read_fini(console)
+            pipeline, landed = read_fini(console)
         else:
-            read_sandbox(console, options.conversations)
+            pipeline, landed = read_sandbox(console, options.conversations)
+        if options.picture is not None:
+            options.picture.write_text(picture.render(pipeline, landed), encoding="utf-8")
     except DemoError as error:
         Console(stderr=True, soft_wrap=True).print(
             f"[bold red]The demo failed:[/] {error}", highlight=False
@@ -53,7 +62,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def read_sandbox(console: Console, conversations: int) -> None:
+def read_sandbox(console: Console, conversations: int) -> tuple[Pipeline, Landed]:
     """Read a made-up Fini and compare what landed with what it holds.
 
     Raises:
@@ -79,6 +88,7 @@ def read_sandbox(console: Console, conversations: int) -> None:
         )
         raise DemoError(msg)
     check(landed)
+    return pipeline, landed
 
 
 def forget_others(pipeline: Pipeline, truth: list[dict[str, Any]]) -> None:
@@ -92,7 +102,7 @@ def forget_others(pipeline: Pipeline, truth: list[dict[str, Any]]) -> None:
         note.write_text(digest, encoding="ascii")
 
 
-def read_fini(console: Console) -> None:
+def read_fini(console: Console) -> tuple[Pipeline, Landed]:
     """Read Fini itself.
 
     Raises:
@@ -106,6 +116,7 @@ def read_fini(console: Console) -> None:
     before, landed = run(console, pipeline)
     show(console, pipeline, before, landed, origin=pipeline.api_url)
     check(landed)
+    return pipeline, landed
 
 
 def run(console: Console, pipeline: Pipeline) -> tuple[Landed | None, Landed]:

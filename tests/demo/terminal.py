@@ -33,48 +33,49 @@ def show(
         f"\nFrom {landed.first_day} to {landed.last_day}. Escalated to a person: {landed.rate:.1%}."
     )
     console.print()
-    console.print(_groups("Conversations a month", landed.months, "total"))
+    console.print(groups("Conversations a month", landed.months, "total"))
     console.print()
-    console.print(_groups("Escalation rate by source", landed.channels, "rate"))
+    console.print(groups("Escalation rate by source", landed.channels, "rate"))
     console.print()
     console.print(_thumbs(landed))
     if landed.knowledge:
         console.print()
-        console.print(_groups("Knowledge sources behind most answers", landed.knowledge, "total"))
+        console.print(groups("Knowledge sources behind most answers", landed.knowledge, "total"))
 
 
 def _counts(landed: Landed, before: Landed | None, expected: tuple[int, int] | None) -> Table:
-    table = _table("What landed")
-    table.add_column("table")
-    table.add_column("rows", justify="right")
-    table.add_column("added", justify="right")
+    made = table("What landed")
+    made.add_column("table")
+    made.add_column("rows", justify="right")
+    made.add_column("added", justify="right")
     if expected is not None:
-        table.add_column("in the source", justify="right")
-        table.add_column()
+        made.add_column("in the source", justify="right")
+        made.add_column()
     old = before.counts if before else (0, 0)
     for place, name in enumerate(("conversations", "bot_requests")):
         row = [name, f"{landed.counts[place]:,}", f"{landed.counts[place] - old[place]:+,}"]
         if expected is not None:
             same = expected[place] == landed.counts[place]
             row += [f"{expected[place]:,}", "[green]equal[/]" if same else "[bold red]DIFFERENT[/]"]
-        table.add_row(*row)
-    return table
+        made.add_row(*row)
+    return made
 
 
-def _groups(title: str, groups: tuple[Group, ...], measure: str) -> Table:
-    table = _table(title)
-    table.add_column()
-    table.add_column("escalated" if measure == "rate" else "all", justify="right")
-    table.add_column(width=BAR_WIDTH)
-    table.add_column("of" if measure == "rate" else "escalated", justify="right")
-    most = max(_value(group, measure) for group in groups) or 1
-    for group in groups:
+def groups(title: str, found: tuple[Group, ...], measure: str) -> Table:
+    """Return a table of groups with bars of their "total" or their escalation "rate"."""
+    made = table(title)
+    made.add_column()
+    made.add_column("escalated" if measure == "rate" else "all", justify="right")
+    made.add_column(width=BAR_WIDTH)
+    made.add_column("of" if measure == "rate" else "escalated", justify="right")
+    most = max(_value(group, measure) for group in found) or 1
+    for group in found:
         bar = Bar(most, 0, _value(group, measure), width=BAR_WIDTH, color="bright_blue")
         total, rate = f"{group.total:,}", f"{group.rate:.1%}"
         first, last = (rate, total) if measure == "rate" else (total, rate)
         # A name is the customer's own text, not markup.
-        table.add_row(Text(group.name), first, bar, last)
-    return table
+        made.add_row(Text(group.name), first, bar, last)
+    return made
 
 
 def _thumbs(landed: Landed) -> Columns:
@@ -84,7 +85,8 @@ def _thumbs(landed: Landed) -> Columns:
     return Columns([Text("Thumbs", style="bold"), Text(text + share)], padding=(0, 2))
 
 
-def _table(title: str) -> Table:
+def table(title: str) -> Table:
+    """Return a table without lines."""
     return Table(
         title=title,
         title_justify="left",
