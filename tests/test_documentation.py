@@ -93,7 +93,8 @@ def kind_of(definition: dict[str, Any]) -> str:
         return "date_iso8601"
     kind: str
     (kind,) = (kind for kind in definition["type"] if kind != "null")
-    return {"number": "decimal"}.get(kind, kind)
+    # Meltano has decimals too, but fails when one comes from the environment.
+    return {"number": "string"}.get(kind, kind)
 
 
 def test_the_tap_has_the_settings_of_the_design() -> None:

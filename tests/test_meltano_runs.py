@@ -227,7 +227,8 @@ def _write_env(folder: Path, sandbox: Sandbox) -> None:
     (folder / ".env").write_text(
         f"TAP_FINI_API_KEY={sandbox.api_key}\n"
         f"TAP_FINI_API_URL={sandbox.url}\n"
-        "TAP_FINI_MAX_REQUESTS_PER_MINUTE=0\n",
+        "TAP_FINI_MAX_REQUESTS_PER_MINUTE=0\n"
+        "TAP_FINI_WINDOW_DAYS=45.5\n",
         encoding="utf-8",
     )
 
