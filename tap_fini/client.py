@@ -30,9 +30,7 @@ from urllib3.exceptions import DecodeError, HTTPError, ReadTimeoutError
 from tap_fini.pagination import (
     CursorPaginator,
     EnvelopeError,
-    Page,
     UntrustedPagingError,
-    parse_page,
 )
 from tap_fini.windows import to_text
 
@@ -48,6 +46,8 @@ if TYPE_CHECKING:
     from pyrate_limiter import InMemoryBucket
     from singer_sdk import Tap
     from singer_sdk.helpers.types import Auth
+
+    from tap_fini.pagination import Page, PageForm
 
 MAX_BODY = 64 * 1024 * 1024
 """Bytes of the largest response that is read."""
@@ -227,7 +227,9 @@ class Connection:
         self.session.mount("http://", adapter)
 
     def open(self) -> None:
-        """Let requests start."""
+        """Let requests start, and count them anew."""
+        self.traffic = Traffic()
+        self.throttle.waited = 0.0
         self.throttle.start()
 
     def close(self) -> None:
@@ -240,8 +242,8 @@ class FiniStream(RESTStream["str | None"]):
     """An endpoint of Fini, read page by page."""
 
     allow_redirects = False
-    record_keys: tuple[str, ...]
-    """The names under which a response may hold its array of records."""
+    form: PageForm
+    """What its responses look like."""
 
     def __init__(self, tap: Tap, connection: Callable[[], Connection]) -> None:
         """Belong to a tap.
@@ -465,7 +467,7 @@ class FiniStream(RESTStream["str | None"]):
         """
         served_at = _instant(response.headers.get("Date"))
         try:
-            return parse_page(content, self.record_keys, served_at=served_at)
+            return self.form.parse(content, served_at=served_at)
         except msgspec.ValidationError:
             found = _NO_OBJECT.get(content.lstrip(b"\xef\xbb\xbf \t\r\n")[:1], "a number")
         except msgspec.DecodeError as error:
@@ -473,10 +475,9 @@ class FiniStream(RESTStream["str | None"]):
             raise BusyError(message, response) from error
         except EnvelopeError as error:
             found = str(error)
-        expected = " or ".join(repr(key) for key in self.record_keys)
         message = (
-            f"Fini's response is {found}; expected an object with an array {expected} and a "
-            "boolean 'hasMore': check 'api_url', and whether a newer tap-fini is out."
+            f"Fini's response is {found}; expected {self.form.expected}: "
+            "check 'api_url', and whether a newer tap-fini is out."
         )
         raise FiniError(message)
 

@@ -21,8 +21,8 @@ from singer_sdk.singerlib.catalog import REPLICATION_INCREMENTAL
 from singer_sdk.streams import Stream
 
 from tap_fini.client import FiniError, FiniStream
-from tap_fini.pagination import MovementCheck
-from tap_fini.progress import Progress, QuietCounter, QuietTimer, silence
+from tap_fini.pagination import ExportPage, MovementCheck
+from tap_fini.progress import FieldWarnings, Progress, QuietCounter, QuietTimer, silence
 from tap_fini.reader import IncompleteError, WindowReader
 from tap_fini.records import FamilyMaker, Shape
 from tap_fini.run import Run
@@ -35,7 +35,7 @@ else:
     from typing_extensions import override
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
     from singer_sdk import Tap
     from singer_sdk.helpers._batch import BaseBatchFileEncoding, BatchConfig
@@ -44,6 +44,39 @@ if TYPE_CHECKING:
 
     from tap_fini.client import Connection
     from tap_fini.pagination import Page
+
+
+@dataclass(frozen=True, slots=True)
+class Filter:
+    """A filter that an export has."""
+
+    param: str
+    """The API's parameter."""
+
+    values: tuple[str, ...] = ()
+    """What Fini takes for it; nothing said means any text."""
+
+    is_list: bool = False
+    """Whether it takes several values, separated by commas."""
+
+    def text(self, setting: object) -> str:
+        """Return what is sent for a setting."""
+        return ",".join(self._parts(setting))
+
+    def expected(self, setting: object) -> str:
+        """Say what the setting has to be, if it cannot be that."""
+        parts = self._parts(setting)
+        if parts and (not self.values or set(parts) <= set(self.values)):
+            return ""
+        several = "one or more, separated by commas," if self.is_list else "one"
+        return f"{several} of {', '.join(self.values)}" if self.values else "a text"
+
+    def _parts(self, setting: object) -> list[str]:
+        text = str(setting).lower() if isinstance(setting, bool) else str(setting)
+        if not self.is_list:
+            return [text]
+        # In one order, so that the same filter leaves the same fingerprint in the state.
+        return sorted({part.strip() for part in text.split(",")} - {""})
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,8 +89,8 @@ class Export:
 
     start_param: str
     end_param: str
-    filters: Mapping[str, str]
-    """The API's parameter for each setting that filters."""
+    filters: Mapping[str, Filter]
+    """The export's filters, by the settings that set them."""
 
     shape: Shape
 
@@ -240,7 +273,7 @@ class ExportStream(CheckpointedStream, FiniStream):
             connection: Returns the connection of the tap's run.
         """
         self.path = self.export.path
-        self.record_keys = self.export.record_keys
+        self.form = ExportPage(self.export.record_keys, self.export.shape)
         super().__init__(tap, connection)
         self.families: list[tuple[Record, list[Record]]] = []
         """The rows whose children are being handed down, each with its raw children."""
@@ -250,7 +283,6 @@ class ExportStream(CheckpointedStream, FiniStream):
         self._state_writer = tap.state_writer
         self.message_writer = tap.message_writer
         self._line_end = b""
-        self._reported: set[tuple[str, str, str]] = set()
         silence(self.logger)
 
     # Requests
@@ -286,10 +318,35 @@ class ExportStream(CheckpointedStream, FiniStream):
     def filters(self) -> dict[str, str]:
         """Return the filters in force: the API's parameters and their values."""
         return {
-            param: str(value).lower() if isinstance(value, bool) else str(value)
-            for setting, param in self.export.filters.items()
+            known.param: known.text(value)
+            for setting, known in self.export.filters.items()
             if (value := self.config.get(setting)) is not None
         }
+
+    def filter_problems(self, settings: Iterable[str]) -> list[str]:
+        """Say which filters this export cannot apply, in a sentence each.
+
+        Nothing is asked of an export with fewer filters than the user wants: it would bring
+        what was meant to stay out, and a warning is seen too late for that.
+
+        Args:
+            settings: The settings that filter some export.
+        """
+        problems = []
+        for name in settings:
+            value = self.config.get(name)
+            known = self.export.filters.get(name)
+            if value is None:
+                continue
+            if known is None:
+                streams = " and ".join(repr(s.name) for s in self.selected_streams)
+                problems.append(
+                    f"The filter '{name}' cannot be applied to {streams}, for Fini has none of "
+                    "that kind there: leave it out, or deselect what it does not fit."
+                )
+            elif expected := known.expected(value):
+                problems.append(f"The setting '{name}' has to be {expected} for '{self.name}'.")
+        return problems
 
     def _fetch(self, window: Window, *, other_size: bool = False) -> Iterator[Page]:
         """Yield a window's pages, as the reader wants it."""
@@ -469,20 +526,8 @@ class ExportStream(CheckpointedStream, FiniStream):
             self.export.shape,
             self.schema,
             child.schema,
-            report_parent=lambda name, problem: self._report(self.name, name, problem),
-            report_child=lambda name, problem: self._report(child.name, name, problem),
-        )
-
-    def _report(self, stream: str, name: str, problem: str) -> None:
-        """Warn of a field, once."""
-        if (stream, name, problem) in self._reported:
-            return
-        self._reported.add((stream, name, problem))
-        self.logger.warning(
-            "Field %a of '%s' %s; the record is complete all the same, see its 'extra'",
-            name[:64],
-            stream,
-            problem,
+            report_parent=FieldWarnings(self.logger, self.name),
+            report_child=FieldWarnings(self.logger, child.name),
         )
 
     def _fingerprints(self) -> dict[str, str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import abc
 import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -15,11 +16,14 @@ else:
     from typing_extensions import override
 
 from tap_fini.records import MAX_LEVELS, flatten, repair, usable_id
+from tap_fini.windows import to_instant
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
     import requests
+
+    from tap_fini.records import Shape
 
 
 class EnvelopeError(Exception):
@@ -30,17 +34,9 @@ class UntrustedPagingError(Exception):
     """The pages of a window cannot be shown to be complete. Says why."""
 
 
-class _Head(msgspec.Struct):
-    """What has to be known of a conversation before its turn comes to be decoded."""
-
-    id: Any = None
-    createdAt: Any = None  # noqa: N815
-    updatedAt: Any = None  # noqa: N815
-
-
 _ENVELOPE = msgspec.json.Decoder(dict[str, msgspec.Raw])
-_HEADS = msgspec.json.Decoder(list[_Head])
-_RECORDS = msgspec.json.Decoder(list[dict[str, Any]])
+_OBJECTS = msgspec.json.Decoder(list[dict[str, Any]])
+_RAW_OBJECTS = msgspec.json.Decoder(list[dict[str, msgspec.Raw]])
 _NUL = rb"\u0000"
 _UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 _LEVELS = MAX_LEVELS + 3  # the page is an object, with an array, of objects
@@ -54,10 +50,10 @@ class Page:
     """The records' ids, in the response's order; those without a usable one are left out."""
 
     created: tuple[object, ...]
-    """The records' ``createdAt`` values."""
+    """When the records were made, as far as they tell."""
 
     updated: tuple[object, ...]
-    """The records' ``updatedAt`` values."""
+    """When the records last changed, as far as they tell."""
 
     has_more: bool
     cursor: str | None
@@ -89,32 +85,180 @@ class Page:
         content = bytes(self.content)
         if _NUL not in content:
             try:
-                return _RECORDS.decode(content), self.replaced
+                return _OBJECTS.decode(content), self.replaced
             except _UNREADABLE:
                 pass
         content, replaced = _mend(content, _LEVELS - 1)
-        return _RECORDS.decode(content), self.replaced + replaced
+        return _OBJECTS.decode(content), self.replaced + replaced
 
 
-def parse_page(content: bytes, keys: Sequence[str], *, served_at: int | None = None) -> Page:
-    """Read a response's body.
+class PageForm(abc.ABC):
+    """The form of an endpoint's responses."""
 
-    Args:
-        content: The body: JSON, UTF-8.
-        keys: The names under which the array of records may stand.
-        served_at: The server's clock, in epoch milliseconds.
+    expected: str
+    """What a response has to be, in words."""
 
-    Raises:
-        msgspec.DecodeError: If the body is no JSON object (a subclass, ``ValidationError``,
-            tells JSON of another type).
-        EnvelopeError: If it is not a page: no array of objects under one of the keys, or
-            no boolean ``hasMore``.
-    """
-    try:
-        return _parse(content, keys, served_at, 0)
-    except (*_UNREADABLE, EnvelopeError):
-        mended, replaced = _mend(content, _LEVELS)
-        return _parse(mended, keys, served_at, replaced)
+    levels: int
+    """The levels of arrays and objects in a response."""
+
+    def parse(self, content: bytes, *, served_at: int | None = None) -> Page:
+        """Read a response's body.
+
+        Args:
+            content: The body: JSON, UTF-8.
+            served_at: The server's clock, in epoch milliseconds.
+
+        Raises:
+            msgspec.DecodeError: If the body is no JSON, or (a subclass, ``ValidationError``)
+                JSON of another type.
+            EnvelopeError: If it is not a page: says what else.
+        """
+        try:
+            return self._parse(content, served_at, 0)
+        except (*_UNREADABLE, EnvelopeError):
+            mended, replaced = _mend(content, self.levels)
+            return self._parse(mended, served_at, replaced)
+
+    @abc.abstractmethod
+    def _parse(self, content: bytes, served_at: int | None, replaced: int) -> Page:
+        """Read a body that may have been mended."""
+
+
+class BareArray(PageForm):
+    """All the records there are, in an array and nothing else."""
+
+    expected = "an array of objects"
+    levels = _LEVELS - 1
+
+    @override
+    def _parse(self, content: bytes, served_at: int | None, replaced: int) -> Page:
+        try:
+            _RAW_OBJECTS.decode(content)
+        except msgspec.ValidationError as error:
+            found = msgspec.json.decode(content)
+            if isinstance(found, dict):
+                raise EnvelopeError(_describe(found)) from error
+            if isinstance(found, list):
+                message = "an array of something else than objects"
+                raise EnvelopeError(message) from error
+            raise
+        return Page(
+            ids=(),
+            created=(),
+            updated=(),
+            has_more=False,
+            cursor=None,
+            content=msgspec.Raw(content),
+            served_at=served_at,
+            replaced=replaced,
+        )
+
+
+class ExportPage(PageForm):
+    """A page of an export: an object with an array of records and a boolean ``hasMore``."""
+
+    levels = _LEVELS
+
+    def __init__(self, keys: Sequence[str], shape: Shape) -> None:
+        """Learn where things stand.
+
+        Args:
+            keys: The names under which the array of records may stand.
+            shape: The names of the records' fields that matter here.
+        """
+        array = " or ".join(repr(key) for key in keys)
+        self.expected = f"an object with an array {array} and a boolean 'hasMore'"
+        self._keys = keys
+        self._heads = _Heads(shape)
+
+    @override
+    def _parse(self, content: bytes, served_at: int | None, replaced: int) -> Page:
+        envelope = _ENVELOPE.decode(content)
+        key = next((key for key in self._keys if key in envelope), None)
+        has_more = _decode_or_none(envelope.get("hasMore"))
+        if key is None or not isinstance(has_more, bool):
+            raise EnvelopeError(_describe(envelope))
+        try:
+            heads = self._heads.decode(envelope[key])
+        except msgspec.ValidationError as error:
+            message = f"an object whose {key!r} is not an array of objects"
+            raise EnvelopeError(message) from error
+        ids = tuple(text for head in heads if (text := usable_id(head[0])) is not None)
+        cursor = next(
+            (
+                str(value)
+                for name in ("nextCursor", "cursor")
+                if isinstance(value := _decode_or_none(envelope.get(name)), (str, int)) and value
+            ),
+            ids[-1] if ids else None,
+        )
+        return Page(
+            ids=ids,
+            created=tuple(head[1] for head in heads),
+            updated=tuple(head[2] for head in heads),
+            has_more=has_more,
+            cursor=cursor,
+            content=envelope[key],
+            served_at=served_at,
+            replaced=replaced,
+        )
+
+
+class _Heads:
+    """Reads of each record what has to be known before its turn comes to be decoded."""
+
+    def __init__(self, shape: Shape) -> None:
+        """Prepare to decode no other fields than these.
+
+        Args:
+            shape: The names of the fields.
+        """
+        self._shape = shape
+        fields = [_field("id", Any, shape.id), _field("created", Any, shape.created)]
+        if shape.updated is None:
+            child = msgspec.defstruct("_ChildHead", [_field("time", Any, shape.child_time)])
+            fields.append(_field("children", list[child] | None, shape.children))  # type: ignore[valid-type]
+        else:
+            fields.append(_field("updated", Any, shape.updated))
+        head = msgspec.defstruct("_Head", fields)
+        self._decoder: msgspec.json.Decoder[list[Any]] = msgspec.json.Decoder(list[head])  # type: ignore[valid-type]
+
+    def decode(self, records: msgspec.Raw) -> list[tuple[object, object, object]]:
+        """Return each record's id, when it was made, and when it last changed.
+
+        Raises:
+            msgspec.ValidationError: If the records are not an array of objects.
+        """
+        shape = self._shape
+        if shape.updated is not None:
+            return [(head.id, head.created, head.updated) for head in self._decoder.decode(records)]
+        try:
+            return [
+                (
+                    head.id,
+                    head.created,
+                    _latest([c.time for c in head.children or ()], head.created),
+                )
+                for head in self._decoder.decode(records)
+            ]
+        except msgspec.ValidationError:  # perhaps some children are no objects
+            return [self._of(record) for record in _OBJECTS.decode(records)]
+
+    def _of(self, record: dict[str, Any]) -> tuple[object, object, object]:
+        shape = self._shape
+        found, created = record.get(shape.children), record.get(shape.created)
+        children = found if isinstance(found, list) else ()
+        times = [child.get(shape.child_time) for child in children if isinstance(child, dict)]
+        return record.get(shape.id), created, _latest(times, created)
+
+
+def _field(attribute: str, kind: Any, name: str) -> tuple[str, Any, Any]:
+    return attribute, kind, msgspec.field(default=None, name=name)
+
+
+def _latest(times: list[object], otherwise: object) -> object:
+    instants = [instant for time in times if (instant := to_instant(time)) is not None]
+    return max(instants, default=otherwise)
 
 
 def _mend(content: bytes, levels: int) -> tuple[bytes, int]:
@@ -123,43 +267,11 @@ def _mend(content: bytes, levels: int) -> tuple[bytes, int]:
     return content, characters + values
 
 
-def _parse(content: bytes, keys: Sequence[str], served_at: int | None, replaced: int) -> Page:
-    envelope = _ENVELOPE.decode(content)
-    key = next((key for key in keys if key in envelope), None)
-    has_more = _decode_or_none(envelope.get("hasMore"))
-    if key is None or not isinstance(has_more, bool):
-        raise EnvelopeError(_describe(envelope))
-    try:
-        heads = _HEADS.decode(envelope[key])
-    except msgspec.ValidationError as error:
-        message = f"an object whose {key!r} is not an array of objects"
-        raise EnvelopeError(message) from error
-    ids = tuple(text for head in heads if (text := usable_id(head.id)) is not None)
-    cursor = next(
-        (
-            str(value)
-            for name in ("nextCursor", "cursor")
-            if isinstance(value := _decode_or_none(envelope.get(name)), (str, int)) and value
-        ),
-        ids[-1] if ids else None,
-    )
-    return Page(
-        ids=ids,
-        created=tuple(head.createdAt for head in heads),
-        updated=tuple(head.updatedAt for head in heads),
-        has_more=has_more,
-        cursor=cursor,
-        content=envelope[key],
-        served_at=served_at,
-        replaced=replaced,
-    )
-
-
 def _decode_or_none(raw: msgspec.Raw | None) -> object:
     return None if raw is None else msgspec.json.decode(raw)
 
 
-def _describe(envelope: dict[str, msgspec.Raw]) -> str:
+def _describe(envelope: dict[str, Any]) -> str:
     names = ", ".join(f"{name[:40]!a}" for name in list(envelope)[:10])
     return f"an object with the keys {names}" if names else "an empty object"
 

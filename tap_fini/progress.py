@@ -82,6 +82,33 @@ def silence(logger: logging.Logger) -> None:
     logger.addFilter(SdkChatter())
 
 
+class FieldWarnings:
+    """Warns of a stream's odd fields: once of each."""
+
+    def __init__(self, logger: logging.Logger, stream: str) -> None:
+        """Have warned of nothing so far.
+
+        Args:
+            logger: Where to warn.
+            stream: The stream's name.
+        """
+        self._logger = logger
+        self._stream = stream
+        self._told: set[tuple[str, str]] = set()
+
+    def __call__(self, field: str, problem: str) -> None:
+        """Warn of a field, unless that has been done."""
+        if (field, problem) in self._told:
+            return
+        self._told.add((field, problem))
+        self._logger.warning(
+            "Field %a of '%s' %s; the record is complete all the same, see its 'extra'",
+            field[:64],
+            self._stream,
+            problem,
+        )
+
+
 @dataclass(slots=True)
 class Progress:
     """The counts of a run, and the lines made of them."""

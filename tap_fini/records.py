@@ -27,6 +27,9 @@ Report: TypeAlias = Callable[[str, str], None]
 MAX_ID = 500
 """Characters of the longest id: PostgreSQL's keys hold 2,704 bytes, MySQL's 3,072."""
 
+MAX_CHILD_ID = 150
+"""Characters of the longest id of a child, whose key holds its parent's id besides."""
+
 MAX_LEVELS = 64
 """Levels of arrays and objects in a record. Parsers give up at 1,000 or so, MySQL at 100."""
 
@@ -35,11 +38,11 @@ _BIGGEST = 2**63 - 1
 _CONTAINERS = (dict, list)
 
 
-def usable_id(value: object) -> str | None:
+def usable_id(value: object, longest: int = MAX_ID) -> str | None:
     """Return a record's id as text, or ``None`` if it could not serve as a key."""
     if isinstance(value, int) and not isinstance(value, bool):
         value = str(value)
-    return value if isinstance(value, str) and 0 < len(value) <= MAX_ID else None
+    return value if isinstance(value, str) and 0 < len(value) <= longest else None
 
 
 def _text(value: object) -> object:
@@ -50,8 +53,11 @@ def _boolean(value: object) -> object:
     return value if type(value) is bool else _MISFIT
 
 
-def _integer(value: object) -> object:
-    return value if type(value) is int and -_BIGGEST <= value <= _BIGGEST else _MISFIT
+def _integer_within(least: int, most: int) -> Callable[[object], object]:
+    def fit(value: object) -> object:
+        return value if type(value) is int and least <= value <= most else _MISFIT
+
+    return fit
 
 
 def _number(value: object) -> object:
@@ -89,7 +95,6 @@ _FITTERS: dict[tuple[str, str | None], Callable[[object], object]] = {
     ("string", None): _text,
     ("string", "date-time"): _time,
     ("boolean", None): _boolean,
-    ("integer", None): _integer,
     ("number", None): _number,
     ("object", None): _object,
     ("array", "string"): _texts,
@@ -104,6 +109,8 @@ def _type_of(schema: Mapping[str, Any]) -> str:
 
 def _fitter(schema: Mapping[str, Any]) -> Callable[[object], object]:
     kind = _type_of(schema)
+    if kind == "integer":
+        return _integer_within(schema.get("minimum", -_BIGGEST), schema.get("maximum", _BIGGEST))
     detail = _type_of(schema["items"]) if kind == "array" else schema.get("format")
     return _FITTERS[kind, detail]
 
@@ -189,8 +196,9 @@ class Shape:
     id: str
     """The parent's key, in the API and in its stream."""
 
-    updated: tuple[str, ...]
-    """The API's fields that may tell when the parent last changed, best first."""
+    updated: str | None
+    """The API's field that tells when the parent last changed. ``None`` if there is none: the
+    time of its latest child has to serve, or its creation."""
 
     created: str
     """The parent's field that tells when it was made, in the API and in its stream."""
@@ -203,6 +211,10 @@ class Shape:
 
     child_count: str
     """The parent stream's field that counts them."""
+
+    child_id: str | None
+    """The field that tells the children of one parent apart, in the API and in the child stream.
+    ``None`` if nothing does but their position."""
 
     child_time: str
     """The API's field of a child that puts the children in order."""
@@ -240,15 +252,23 @@ class FamilyMaker:
         """
         self._shape = shape
         self._report = report_parent
+        self._report_child = report_child
         self._parent = RowMaker(
             parent_schema,
             derived=(shape.id, shape.replication_key, shape.child_count),
-            consumed=(shape.id, shape.replication_key, shape.children),
+            consumed=[name for name in (shape.id, shape.updated, shape.children) if name],
             report=report_parent,
         )
+        child_id = [shape.child_id] if shape.child_id else []
         self._child = RowMaker(
             child_schema,
-            derived=(shape.child_parent_id, shape.child_position, shape.child_replication_key),
+            derived=(
+                shape.child_parent_id,
+                shape.child_position,
+                shape.child_replication_key,
+                *child_id,
+            ),
+            consumed=child_id,
             levels=MAX_LEVELS - 2,  # a parent's array and its object are the first two
             report=report_child,
         )
@@ -286,6 +306,7 @@ class FamilyMaker:
         """Make the rows of one parent's children."""
         shape = self._shape
         key, updated = parent[shape.id], parent[shape.replication_key]
+        ids, problems = self._child_ids(children)
         rows = []
         for position, raw in enumerate(children):
             row = {
@@ -293,9 +314,50 @@ class FamilyMaker:
                 shape.child_position: position,
                 shape.child_replication_key: updated,
             }
+            if shape.child_id:
+                row[shape.child_id] = ids[position]
+                if position in problems:
+                    self._put_id_aside(shape.child_id, row, raw, problems[position])
             self._child.fill(row, raw)
             rows.append(row)
         return rows
+
+    def _child_ids(self, children: list[dict[str, Any]]) -> tuple[list[str], dict[int, str]]:
+        """Find an id for each of one parent's children, no two the same.
+
+        Returns:
+            The ids, and by its position what is wrong with each child's own one, if it
+            cannot serve. In its place stands one made of the position.
+        """
+        name = self._shape.child_id
+        if not name:
+            return [], {}
+        own = [usable_id(child.get(name), MAX_CHILD_ID) for child in children]
+        ids = dict.fromkeys(own)
+        if None not in ids and len(ids) == len(own):
+            return list(ids), {}  # type: ignore[arg-type]
+        taken, found, problems = set(own), [], {}
+        first = {key: position for position, key in reversed(list(enumerate(own)))}
+        for position, key in enumerate(own):
+            if key is not None and first[key] == position:
+                found.append(key)
+                continue
+            problems[position] = "is not usable" if key is None else "is another record's too"
+            made = f"position:{position}"
+            while made in taken:
+                made = f"position:{made}"
+            taken.add(made)
+            found.append(made)
+        return found, problems
+
+    def _put_id_aside(
+        self, name: str, row: dict[str, Any], raw: Mapping[str, Any], problem: str
+    ) -> None:
+        problem = f"{problem}, so its position serves in its place"
+        if raw.get(name) is None:
+            self._report_child(name, problem)
+        else:
+            self._child.put_aside(row, name, raw[name], problem)
 
     def _children(self, row: dict[str, Any], raw: Mapping[str, Any]) -> list[dict[str, Any]]:
         name = self._shape.children
@@ -317,6 +379,14 @@ class FamilyMaker:
         instant = to_instant(child.get(self._shape.child_time))
         return math.inf if instant is None else instant
 
+    def _latest(self, children: list[dict[str, Any]]) -> int | None:
+        """Return the time of the latest child; they are in the order of time, if they have one."""
+        for child in reversed(children):
+            instant = to_instant(child.get(self._shape.child_time))
+            if instant is not None:
+                return instant
+        return None
+
     def _updated(
         self,
         row: dict[str, Any],
@@ -324,21 +394,24 @@ class FamilyMaker:
         children: list[dict[str, Any]],
         fallback: int,
     ) -> int:
-        first, *others = self._shape.updated
-        value = raw.get(first)
-        instant = to_instant(value)
+        shape = self._shape
+        name = shape.updated
+        instant = to_instant(raw.get(name)) if name else self._latest(children)
         if instant is not None:
             return instant
-        if value is not None:
-            self._parent.put_aside(row, first, value, "has a value of an unexpected type")
-        for name in others:
-            instant = to_instant(raw.get(name))
-            if instant is not None:
-                self._report(first, f"has no usable value, so {name!r} serves in its place")
-                return instant
-        latest = max((self._child_instant(child) for child in children), default=math.inf)
-        self._report(first, "has no usable value, nor has any other time of the record")
-        return fallback if latest == math.inf else int(latest)
+        if name and raw.get(name) is not None:
+            self._parent.put_aside(row, name, raw[name], "has a value of an unexpected type")
+        instant = to_instant(raw.get(shape.created))
+        if instant is not None:
+            if name:
+                self._report(name, f"has no usable value, so {shape.created!r} serves in its place")
+            return instant
+        self._report(
+            name or shape.replication_key,
+            "has no usable value, nor has any other time of the record",
+        )
+        instant = self._latest(children)
+        return fallback if instant is None else instant
 
 
 _ESCAPE = re.compile(

@@ -27,6 +27,33 @@ CLOCK_TOLERANCE = 60_000
 """Milliseconds by which Fini's clock and this machine's may differ without a word."""
 
 
+def decoded(page: Page, logger: logging.Logger) -> list[dict[str, Any]]:
+    """Decode a page's records.
+
+    Args:
+        page: The page.
+        logger: Where to say what had to be replaced for that.
+
+    Raises:
+        FiniError: If they cannot be decoded.
+    """
+    try:
+        records, replaced = page.records()
+    except msgspec.DecodeError:
+        message = (
+            f"A record on the page that starts with {page.ids[:1]!a} is broken: report it to "
+            "Fini, or read around it with 'start_date' and 'end_date'."
+        )
+        raise FiniError(message) from None
+    if replaced:
+        logger.warning(
+            "Replaced %d characters that databases refuse (NUL, halves of surrogate pairs, "
+            "broken UTF-8) by U+FFFD, or values nested too deeply by texts of their JSON",
+            replaced,
+        )
+    return records
+
+
 class Run:
     """Turns pages into rows, each conversation once, and knows how far the bookmark may go."""
 
@@ -75,7 +102,7 @@ class Run:
             self._compare_clocks(page.served_at)
         self._progress.pages += 1
         shape, families = self._shape, []
-        for raw in self._decode(page):
+        for raw in decoded(page, self._logger):
             try:
                 row, children = self._maker.parent_row(raw, window.start)
             except UnusableIdError:
@@ -113,23 +140,6 @@ class Run:
         cap = window.end if self._served_at is None else min(window.end, self._served_at)
         return min(self._latest, to_text(cap)) or None
 
-    def _decode(self, page: Page) -> list[dict[str, Any]]:
-        try:
-            records, replaced = page.records()
-        except msgspec.DecodeError:
-            message = (
-                f"A record on the page that starts with {page.ids[:1]!a} is broken: report it to "
-                "Fini, or read around it with 'start_date' and 'end_date'."
-            )
-            raise FiniError(message) from None
-        if replaced:
-            self._logger.warning(
-                "Replaced %d characters that databases refuse (NUL, halves of surrogate pairs, "
-                "broken UTF-8) by U+FFFD, or values nested too deeply by texts of their JSON",
-                replaced,
-            )
-        return records
-
     def _compare_clocks(self, served_at: int) -> None:
         if self._extend is None:
             return
@@ -147,10 +157,14 @@ class Run:
         """Say, once a record proves it, by which time Fini selects."""
         start, end = window.query
         created = row.get(self._shape.created)
+        by_events = self._shape.updated is None
         if created is not None and created < to_text(start):
             self.selects_by_change = True
             self._logger.info(
-                "Fini selects by the time of the last change: every change is found, and "
+                "Fini selects by the time of the latest event: every new event is found, and "
+                "'lookback_days' may be lowered if changes of old events do not matter"
+                if by_events
+                else "Fini selects by the time of the last change: every change is found, and "
                 "'lookback_days' may be lowered"
             )
         elif row[self._shape.replication_key] > to_text(end):

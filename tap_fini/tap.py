@@ -3,33 +3,35 @@
 from __future__ import annotations
 
 import functools
-import io
-import ipaddress
-import math
 import os
 import signal
 import sys
 import threading
 import traceback
-from decimal import Decimal
 from typing import IO, TYPE_CHECKING, Any, NoReturn
-from urllib.parse import urlsplit
 
 import click
-from jsonschema import Draft7Validator, SchemaError, ValidationError
-from requests import PreparedRequest
-from requests.exceptions import MissingSchema
+from jsonschema import Draft7Validator
 from singer_sdk import Tap, metrics
 from singer_sdk import typing as th
 from singer_sdk.exceptions import ConfigValidationError, MappingError
 from singer_sdk.helpers.capabilities import EMIT_ACTIVATE_VERSION_CONFIG
 from singer_sdk.plugin_base import SingerCommand
-from singer_sdk.singerlib import Catalog
-from singer_sdk.singerlib.json import deserialize_json, serialize_json
+from singer_sdk.tap_base import CliTestOptionValue
 
 from tap_fini.client import Connection, FiniError
-from tap_fini.streams import BotRequestsStream, ConversationsStream
-from tap_fini.windows import to_instant
+from tap_fini.export import ExportStream
+from tap_fini.settings import (
+    ENV_PREFIX,
+    SettingsError,
+    checked_catalog,
+    checked_file,
+    checked_state,
+    convert,
+    explain,
+    problems_of,
+)
+from tap_fini.streams import EXPORTS, FILTERS, TABLES
 from tap_fini.writer import BufferedWriter, TerminatedError
 
 if sys.version_info >= (3, 12):
@@ -38,24 +40,14 @@ else:
     from typing_extensions import override
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Mapping
     from pathlib import PurePath
 
     from singer_sdk import Stream
+    from singer_sdk.singerlib import Catalog
     from singer_sdk.singerlib.encoding.base import GenericSingerWriter
 
-SOURCES = ["all", "zendesk", "slack", "discord", "widget", "intercom", "ui", "api"]
 FEEDBACK_TYPES = ["thumbs_up", "thumbs_down", "no_feedback"]
-
-_ENV_PREFIX = "TAP_FINI_"
-_WORDS = {
-    **dict.fromkeys(("true", "1", "yes", "on"), True),
-    **dict.fromkeys(("false", "0", "no", "off"), False),
-}
-
-
-class SettingsError(FiniError):
-    """The settings cannot be used as they are."""
 
 
 class TapFini(Tap):
@@ -114,14 +106,16 @@ class TapFini(Tap):
             th.IntegerType(minimum=1, maximum=100),
             default=50,
             title="Page size",
-            description="Conversations a response (limit), 1 to 100.",
+            description="Conversations or interactions a response (limit), 1 to 100.",
         ),
         th.Property(
             "source",
             th.StringType,
-            allowed_values=SOURCES,
             title="Source filter",
-            description="Read only conversations from this source.",
+            description=(
+                "Read only what came from this source, for instance zendesk; for interactions also "
+                "from several, separated by commas."
+            ),
         ),
         th.Property(
             "category",
@@ -165,6 +159,18 @@ class TapFini(Tap):
             th.StringType,
             title="Question filter",
             description="Read only conversations in which this text was asked.",
+        ),
+        th.Property(
+            "agent_id",
+            th.StringType,
+            title="Agent filter",
+            description="Read only interactions of this agent.",
+        ),
+        th.Property(
+            "channel",
+            th.StringType,
+            title="Channel filter",
+            description="Read only interactions of these channels, separated by commas.",
         ),
         th.Property(
             "max_concurrent_requests",
@@ -230,8 +236,8 @@ class TapFini(Tap):
         try:
             super().__init__(
                 config=config,
-                catalog=_checked_catalog(catalog),
-                state=_checked_state(state),
+                catalog=checked_catalog(catalog),
+                state=checked_state(state),
                 parse_env_config=parse_env_config,
                 validate_config=validate_config,
                 setup_mapper=setup_mapper,
@@ -259,15 +265,19 @@ class TapFini(Tap):
     @override
     def discover_streams(self) -> list[Stream]:
         """Return the streams; nothing is asked of Fini for that."""
-        conversations = ConversationsStream(self, lambda: self.connection)
-        return [conversations, BotRequestsStream(self, conversations)]
+        streams: list[Stream] = [table(self, lambda: self.connection) for table in TABLES]
+        for parent, inner in EXPORTS:
+            stream = parent(self, lambda: self.connection)
+            streams += [stream, inner(self, stream)]
+        return streams
 
     @override
     def setup_mapper(self) -> None:
         super().setup_mapper()
         for stream in self.streams.values():
-            # A catalog may leave out a stream, whose records are needed for the other all the same.
-            if stream.name not in self.mapper.stream_maps:
+            # A catalog may leave out a stream, whose records are needed for the other all the same;
+            # and one that is not selected has no columns here, not even where all are asked for.
+            if stream.name not in self.mapper.stream_maps or not stream.selected:
                 self.mapper.register_raw_stream_schema(
                     stream.name, stream.schema, stream.primary_keys
                 )
@@ -290,7 +300,7 @@ class TapFini(Tap):
 
     @classmethod
     def _environment(cls) -> dict[str, str]:
-        names = {name: _ENV_PREFIX + name.upper().replace("-", "_") for name in cls._settings()}
+        names = {name: ENV_PREFIX + name.upper().replace("-", "_") for name in cls._settings()}
         # An empty variable sets nothing, so it does not hide what a config file sets either.
         return {
             name: text for name, var in names.items() if (text := os.environ.get(var, "").strip())
@@ -307,24 +317,24 @@ class TapFini(Tap):
                 continue
             if value is None or (isinstance(value, str) and not value.strip()):
                 continue
-            converted[name] = _convert(value, definition)
+            converted[name] = convert(value, definition)
         return converted
 
     def _explain_settings(self) -> str:
         errors = Draft7Validator(self.config_jsonschema).iter_errors(dict(self.config))
-        return " ".join(sorted(_explain(error) for error in errors))
+        return " ".join(sorted(explain(error) for error in errors))
 
     def _check_settings(self) -> None:
         """Check what a JSON schema cannot.
 
         Raises:
-            SettingsError: If a setting is unusable.
+            SettingsError: If a setting is unusable, or does not fit a stream that is selected.
         """
-        problems = [
-            *_check_key(self.config["api_key"]),
-            *_check_url(self.config["api_url"]),
-            *_check_dates(self.config),
-            *_check_user_agent(self.config.get("user_agent", "")),
+        problems = problems_of(self.config) or [
+            problem
+            for stream in self.streams.values()
+            if isinstance(stream, ExportStream) and stream.selected_streams
+            for problem in stream.filter_problems(FILTERS)
         ]
         if problems:
             raise SettingsError(" ".join(problems))
@@ -367,12 +377,27 @@ class TapFini(Tap):
 
     @classmethod
     @override
+    def cb_test(cls, ctx: click.Context, param: click.Option, value: str) -> None:
+        """Try to read one record of each stream that is selected by default.
+
+        The SDK would try all, and not every workspace has what the others read.
+        """
+        if value != CliTestOptionValue.All.value:
+            super().cb_test(ctx, param, value)
+            return
+        given = ctx.params["config"]
+        tap = cls(config=given.config, parse_env_config=given.parse_env)
+        tap.run_sync_dry_run(streams=[s for s in tap.streams.values() if s.selected])
+        ctx.exit()
+
+    @classmethod
+    @override
     def invoke(
         cls, *, state: IO[str] | None = None, catalog: IO[str] | None = None, **options: Any
     ) -> None:
         super().invoke(
-            state=_checked_file(state, "state"),
-            catalog=_checked_file(catalog, "catalog"),
+            state=checked_file(state, "state"),
+            catalog=checked_file(catalog, "catalog"),
             **options,
         )
 
@@ -434,234 +459,3 @@ class FiniCommand(SingerCommand):
 def _let_go_of_stdout() -> None:
     """Make Python's own flush of stdout at the end go nowhere."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-
-
-def _number(text: str) -> float:
-    """Read a number.
-
-    Raises:
-        ValueError: If it is none that can be counted with, such as ``inf`` and ``nan``.
-    """
-    number = float(text)
-    if math.isfinite(number):
-        return number
-    raise ValueError
-
-
-_CONVERTERS: dict[str, Callable[[str], object]] = {
-    "integer": int,
-    "number": _number,
-    "boolean": lambda text: _WORDS.get(text.lower(), text),
-    "object": deserialize_json,
-    "array": deserialize_json,
-    "string": str,
-}
-
-
-def _convert(value: object, definition: Mapping[str, Any]) -> object:
-    """Return a text as the type that a setting wants, if it can be read as that."""
-    kind = next((kind for kind in _CONVERTERS if kind in definition.get("type", ())), "string")
-    if isinstance(value, (Decimal, float)):  # the SDK reads files with Decimal
-        if not math.isfinite(float(value)):
-            return str(value)
-        return int(value) if kind == "integer" and value % 1 == 0 else float(value)
-    if not isinstance(value, str):
-        return value
-    text = value.strip()
-    try:
-        return _CONVERTERS[kind](text)
-    except ValueError:
-        return text
-
-
-def _explain(error: ValidationError) -> str:
-    """Say what is wrong with a setting, without its value, which may be secret."""
-    if error.validator == "required":
-        name = error.message.split("'")[1]
-        return f"The setting '{name}' is missing: set it, or {_ENV_PREFIX}{name.upper()}."
-    name = ".".join(str(part) for part in error.absolute_path) or "config"
-    rule: Any = error.validator_value
-    expected = {
-        "enum": lambda: "one of " + ", ".join(str(v) for v in rule),
-        "type": lambda: _in_words([kind for kind in _listed(rule) if kind != "null"]),
-        "minimum": lambda: f"{rule} or more",
-        "maximum": lambda: f"{rule} or less",
-        "exclusiveMinimum": lambda: f"more than {rule}",
-    }.get(str(error.validator), lambda: f"valid ({error.validator})")()
-    return f"The setting '{name}' has to be {expected}."
-
-
-def _listed(rule: str | list[str]) -> list[str]:
-    return [rule] if isinstance(rule, str) else rule
-
-
-def _in_words(kinds: list[str]) -> str:
-    words = {
-        "string": "a text",
-        "integer": "a whole number",
-        "number": "a number",
-        "boolean": "true or false",
-    }
-    return " or ".join(words.get(kind, f"a JSON {kind}") for kind in kinds)
-
-
-def _check_key(key: str) -> list[str]:
-    if key.isascii() and key.isprintable() and " " not in key:
-        return []
-    return ["The setting 'api_key' holds a character that no key has: copy it again from Fini."]
-
-
-def _check_url(url: str) -> list[str]:
-    try:
-        parts = urlsplit(url)
-        host, _ = parts.hostname or "", parts.port
-        host.encode("idna")
-        PreparedRequest().prepare_url(url, None)
-    except MissingSchema:
-        pass
-    except ValueError:
-        return ["The setting 'api_url' is not an address."]
-    if not host or "@" in parts.netloc or parts.query or parts.fragment:
-        return ["The setting 'api_url' has to be a plain address such as https://host."]
-    if parts.scheme == "https" or (parts.scheme == "http" and _is_loopback(host)):
-        return []
-    return ["The setting 'api_url' has to start with https://, for the API key goes there."]
-
-
-def _check_user_agent(name: str) -> list[str]:
-    if name.isascii() and name.isprintable():
-        return []
-    return ["The setting 'user_agent' holds a character that no header takes: use ASCII alone."]
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
-
-
-def _check_dates(config: Mapping[str, Any]) -> list[str]:
-    instants = {}
-    for name in ("start_date", "end_date"):
-        value = config.get(name)
-        if value is None:
-            continue
-        instant = to_instant(value)
-        if instant is None:
-            problem = f"The setting '{name}' is not a date, such as 2025-01-31T12:00:00Z."
-            return [problem]
-        instants[name] = instant
-    if instants.get("end_date", float("inf")) <= instants["start_date"]:
-        return ["The setting 'end_date' has to be later than 'start_date'."]
-    return []
-
-
-def _checked_file(file: IO[str] | None, kind: str) -> IO[str] | None:
-    """Make sure that a file holds JSON, before the SDK reads it.
-
-    Raises:
-        FiniError: If it does not.
-    """
-    if file is None:
-        return None
-    try:
-        text = file.read()
-        content: Any = deserialize_json(text, parse_constant=_refuse)
-    except (ValueError, RecursionError):
-        message = f"The {kind} file is not JSON: correct it, or run without it."
-        raise FiniError(message) from None
-    if content is not None and not isinstance(content, (dict, list)):
-        # The SDK would take a text for a path.
-        message = f"The {kind} file does not hold a JSON object: correct it, or run without it."
-        raise FiniError(message)
-    return io.StringIO(text)
-
-
-def _refuse(constant: str) -> NoReturn:
-    raise ValueError(constant)  # NaN and its like, which the SDK does not read
-
-
-_NAME = {"type": ["string", "null"]}
-_NAMES = {"type": ["array", "null"], "items": {"type": "string"}}
-_CATALOG = {
-    "type": "object",
-    "required": ["streams"],
-    "properties": {
-        "streams": {
-            "type": "array",
-            "items": {
-                "type": "object",
-                "required": ["tap_stream_id", "schema"],
-                "properties": {
-                    "tap_stream_id": {"type": "string"},
-                    "stream": _NAME,
-                    "key_properties": _NAMES,
-                    "replication_key": _NAME,
-                    "replication_method": {
-                        "enum": ["FULL_TABLE", "INCREMENTAL", "LOG_BASED", None]
-                    },
-                    "schema": {"type": "object", "required": ["properties"]},
-                    "metadata": {
-                        "type": "array",
-                        "items": {
-                            "type": "object",
-                            "required": ["breadcrumb", "metadata"],
-                            "properties": {
-                                "breadcrumb": {"type": "array", "items": {"type": "string"}},
-                                "metadata": {"type": "object"},
-                            },
-                        },
-                    },
-                },
-            },
-        },
-    },
-}
-
-
-def _checked_catalog(
-    catalog: PurePath | str | dict[str, Any] | Catalog | None,
-) -> PurePath | str | Catalog | None:
-    if isinstance(catalog, Catalog) or not isinstance(catalog, (dict, list)):
-        return catalog
-    try:
-        # There and back, for a catalog made by the SDK holds tuples, which are no arrays.
-        plain = deserialize_json(serialize_json(catalog))
-        Draft7Validator(_CATALOG).validate(plain)
-        for stream in plain["streams"]:
-            Draft7Validator.check_schema(stream["schema"])
-        checked = Catalog.from_dict(plain)
-    except (AttributeError, KeyError, TypeError, ValueError, ValidationError, SchemaError):
-        message = "The catalog is not a Singer catalog: make a new one with --discover."
-        raise FiniError(message) from None
-    for entry in checked.streams:
-        entry.stream = entry.tap_stream_id  # the SDK goes by the one here, by the other there
-    return checked
-
-
-def _checked_state(
-    state: PurePath | str | dict[str, Any] | None,
-) -> PurePath | str | dict[str, Any] | None:
-    if not isinstance(state, (dict, list)):
-        return state
-    bookmarks = state.get("bookmarks", {}) if isinstance(state, dict) else None
-    if isinstance(bookmarks, dict) and all(map(_is_stream_state, bookmarks.values())):
-        return state
-    message = (
-        'The state is not of the form {"bookmarks": {"conversations": {...}}}: correct it, or run '
-        "without it (meltano run --full-refresh) to read everything again."
-    )
-    raise FiniError(message)
-
-
-def _is_stream_state(state: object) -> bool:
-    if not isinstance(state, dict):
-        return False
-    partitions = state.get("partitions", [])
-    parts = [state.get("filters", {}), state.get("progress_markers", {})]
-    return (
-        all(isinstance(part, dict) for part in parts)
-        and isinstance(partitions, list)
-        and all(isinstance(part, dict) and "context" in part for part in partitions)
-    )

@@ -28,6 +28,33 @@ BOT_REQUEST_FIELDS = (
     "expectingUserFollowup",
     "basedOn",
 )
+INTERACTION_FIELDS = (
+    "externalId",
+    "source",
+    "channel",
+    "status",
+    "url",
+    "subjectPreview",
+    "hasFeedback",
+    "resolved",
+    "userAttributes",
+    "usedArticles",
+    "usedSubfolders",
+)
+EVENT_FIELDS = (
+    "id",
+    "role",
+    "type",
+    "message",
+    "externalId",
+    "csatRating",
+    "feedback",
+    "approved",
+    "resolved",
+    "attachments",
+    "tags",
+    "usedArticles",
+)
 
 
 def time_text(milliseconds: int) -> str:
@@ -56,6 +83,39 @@ def bot_request_rows(conversation: dict[str, Any]) -> list[dict[str, Any]]:
             "createdAt": time_text(request["createdAt"]),
         }
         for position, request in enumerate(in_order)
+    ]
+
+
+def latest_event(interaction: dict[str, Any]) -> int:
+    times: list[int] = [event["createdAt"] for event in interaction["events"]]
+    return max(times, default=interaction["createdAt"])
+
+
+def interaction_row(interaction: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "id": interaction["id"],
+        **{name: interaction.get(name) for name in INTERACTION_FIELDS},
+        "createdAt": time_text(interaction["createdAt"]),
+        "latestEventAt": time_text(latest_event(interaction)),
+        "eventCount": len(interaction["events"]),
+    }
+
+
+def event_rows(interaction: dict[str, Any]) -> list[dict[str, Any]]:
+    latest = latest_event(interaction)
+    in_order = sorted(interaction["events"], key=lambda event: event["createdAt"])
+    return [
+        {
+            "interactionId": interaction["id"],
+            "position": position,
+            "interactionLatestEventAt": time_text(latest),
+            **{name: event.get(name) for name in EVENT_FIELDS},
+            "createdAt": time_text(event["createdAt"]),
+            "externalCreatedAt": (
+                time_text(event["externalCreatedAt"]) if event.get("externalCreatedAt") else None
+            ),
+        }
+        for position, event in enumerate(in_order)
     ]
 
 

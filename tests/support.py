@@ -110,7 +110,7 @@ def run_tap(
         try:
             tap = TapFini(config=dict(config), state=state, catalog=catalog)
             if dry_run:
-                tap.run_connection_test()
+                tap.run_sync_dry_run(streams=[s for s in tap.streams.values() if s.selected])
             else:
                 tap.sync_all()
         except BaseException as raised:
@@ -133,11 +133,16 @@ def discover(config: dict[str, Any] | None = None) -> dict[str, Any]:
 
 
 def select(catalog: dict[str, Any], **selected: bool) -> dict[str, Any]:
-    """Select or deselect streams (``conversations=False``) of a catalog, in place."""
+    """Select or deselect streams (``conversations=False``) of a catalog, in place.
+
+    What is not named stays selected, or not, as it is without a catalog.
+    """
     for stream in catalog["streams"]:
         for entry in stream["metadata"]:
             if not entry["breadcrumb"]:
-                entry["metadata"]["selected"] = selected.get(stream["tap_stream_id"], True)
+                entry["metadata"]["selected"] = selected.get(
+                    stream["tap_stream_id"], entry["metadata"]["selected-by-default"]
+                )
     return catalog
 
 

@@ -128,7 +128,7 @@ def load(
         target_config: the target's settings.
         folder: an empty or reused folder for the files of the run.
         state: what an earlier run returned.
-        catalog: what to read, everything without one.
+        catalog: what to read; without one, chat history.
 
     Returns:
         The last state that the target acknowledged; if there was none, the one given.

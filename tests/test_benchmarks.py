@@ -8,7 +8,7 @@ import msgspec
 import pytest
 
 from tests.benchmarks.bench import Bench
-from tests.benchmarks.contestants import FLOOR, PLAIN, TAP
+from tests.benchmarks.contestants import FLOOR, PLAIN, TAP, TAP_NEWER
 from tests.benchmarks.goals import GOALS, Goal
 from tests.benchmarks.history import DAY, History, Stretch, even, place_of
 from tests.benchmarks.measure import Messages, Truth, WrongRowsError, check
@@ -43,6 +43,17 @@ def test_every_contestant_writes_all_rows(bench: Bench, contestant: object) -> N
     assert run.messages.bot_requests == site.server.truth.bot_requests > 200
     assert run.cpu > 0
     assert run.peak > 10
+
+
+def test_the_newer_export_costs_what_chat_history_does(bench: Bench) -> None:
+    with bench.serve(even(2_000), newer=1) as site:
+        run = site.run("smoke", TAP_NEWER)
+        truth = site.server.truth
+    assert (run.messages.conversations, run.messages.distinct) == (2_000, 2_000)
+    assert run.messages.bot_requests == truth.bot_requests > 4_000
+    assert run.messages.schemas == 2
+    assert run.messages.states <= run.windows + 2
+    assert run.requests - run.empty_windows <= 2_000 / 50 * 1.4
 
 
 def test_the_tap_says_little(bench: Bench) -> None:

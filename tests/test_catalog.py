@@ -27,6 +27,9 @@ PROPERTIES = [
 KEYS = {
     "conversations": {"id", "updatedAt"},
     "bot_requests": {"conversationId", "position", "conversationUpdatedAt"},
+    "interactions": {"id", "latestEventAt"},
+    "interaction_events": {"interactionId", "id", "interactionLatestEventAt"},
+    "agents": {"id"},
 }
 
 
@@ -44,12 +47,32 @@ def test_the_columns_are_in_the_order_of_the_snapshot() -> None:
 
 def test_keys() -> None:
     assert {
-        name: (stream["key_properties"], stream["replication_key"], stream["replication_method"])
+        name: (
+            stream["key_properties"],
+            stream.get("replication_key"),
+            stream["replication_method"],
+        )
         for name, stream in STREAMS.items()
     } == {
         "conversations": (["id"], "updatedAt", "INCREMENTAL"),
         "bot_requests": (["conversationId", "position"], "conversationUpdatedAt", "INCREMENTAL"),
+        "interactions": (["id"], "latestEventAt", "INCREMENTAL"),
+        "interaction_events": (["interactionId", "id"], "interactionLatestEventAt", "INCREMENTAL"),
+        "agents": (["id"], None, "FULL_TABLE"),
     }
+
+
+def test_chat_history_alone_is_selected_by_default() -> None:
+    selected = {
+        name: entry["metadata"]["selected-by-default"]
+        for name, stream in STREAMS.items()
+        for entry in stream["metadata"]
+        if not entry["breadcrumb"]
+    }
+    assert [name for name, is_selected in selected.items() if is_selected] == [
+        "bot_requests",
+        "conversations",
+    ]
 
 
 @pytest.mark.parametrize("name", STREAMS)
@@ -105,4 +128,10 @@ def test_times_are_times() -> None:
         "conversations.updatedAt",
         "bot_requests.createdAt",
         "bot_requests.conversationUpdatedAt",
+        "interactions.createdAt",
+        "interactions.latestEventAt",
+        "interaction_events.createdAt",
+        "interaction_events.externalCreatedAt",
+        "interaction_events.interactionLatestEventAt",
+        "agents.createdAt",
     }

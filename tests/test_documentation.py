@@ -29,6 +29,8 @@ DESIGNED = {
     "user_id": None,
     "ticket_id": None,
     "question": None,
+    "agent_id": None,
+    "channel": None,
     "max_concurrent_requests": 4,
     "max_requests_per_minute": 100,
     "request_timeout": 60,

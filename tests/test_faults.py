@@ -17,9 +17,10 @@ from requests.adapters import HTTPAdapter
 
 from tap_fini import client
 from tap_fini.client import FiniError
-from tests.expected import loaded, tables, time_text
+from tests.expected import time_text
+from tests.exports import CHAT_HISTORY, INTERACTIONS, Export
 from tests.sandbox import Fault, Sandbox, Switches, make_conversations
-from tests.support import MARKER, Output, config_for, run_tap
+from tests.support import MARKER, Output, config_for
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -34,6 +35,15 @@ SWITCHES = Switches(filter_field="createdAt")
 """With this field the number of requests does not depend on which worker is first."""
 
 WORKERS = (1, 4)
+EXPORTS_AND_WORKERS = pytest.mark.parametrize(
+    ("export", "workers"),
+    [(CHAT_HISTORY, 1), (CHAT_HISTORY, 4), (INTERACTIONS, 4)],
+    indirect=["export"],
+    ids=str,
+    scope="module",
+)
+"""Whether Fini or the network fails does not depend on the export, so one round of it will do."""
+
 PLACES = ("first", "middle", "last")
 REAL_WAITS = client._WAITS
 
@@ -88,12 +98,13 @@ def run(
     sandbox: Sandbox,
     workers: int,
     *,
+    export: Export = CHAT_HISTORY,
     state: dict[str, Any] | None = None,
     fails: type[BaseException] | None = None,
     **settings: object,
 ) -> Output:
     config = config_for(sandbox, **SETTINGS, max_concurrent_requests=workers) | settings
-    output = run_tap(config, state=state, fails=fails)
+    output = export.run(config, state=state, fails=fails)
     for secret in (MARKER, sandbox.api_key):
         assert secret not in output.text
         assert secret not in str(output.error)
@@ -104,21 +115,25 @@ def run(
 
 
 @pytest.fixture(scope="module")
-def undisturbed() -> Output:
+def export(request: pytest.FixtureRequest) -> Export:
+    """The export that is read."""
+    chosen: Export = getattr(request, "param", CHAT_HISTORY)
+    return chosen
+
+
+@pytest.fixture(scope="module")
+def undisturbed(export: Export) -> Output:
     """What comes out, whatever goes wrong on the way."""
-    with Sandbox(CONVERSATIONS, SWITCHES) as sandbox:
-        output = run(sandbox, 4)
+    with export.sandbox(CONVERSATIONS, SWITCHES) as sandbox:
+        output = run(sandbox, 4, export=export)
         assert count_of(sandbox) >= 30
-        assert rows(output) == tables(sandbox.truth())
+        assert rows(export, output) == export.truth(sandbox)
     return output
 
 
-def rows(*outputs: Output) -> tuple[dict[Any, Any], dict[Any, Any]]:
+def rows(export: Export, *outputs: Output) -> tuple[dict[Any, Any], dict[Any, Any]]:
     """Return what an upserting target holds after these runs."""
-    return loaded(
-        [row for output in outputs for row in output.records("conversations")],
-        [row for output in outputs for row in output.records("bot_requests")],
-    )
+    return export.loaded(Output([message for output in outputs for message in output.messages]))
 
 
 def count_of(sandbox: Sandbox) -> int:
@@ -126,10 +141,10 @@ def count_of(sandbox: Sandbox) -> int:
 
 
 @pytest.fixture(scope="module")
-def places(undisturbed: Output) -> dict[str, int]:
+def places(undisturbed: Output, export: Export) -> dict[str, int]:
     """The numbers of a backfill's first, middle and last request, and of its cursors."""
-    with Sandbox(CONVERSATIONS, SWITCHES) as sandbox:
-        assert run(sandbox, 1).messages == undisturbed.messages
+    with export.sandbox(CONVERSATIONS, SWITCHES) as sandbox:
+        assert run(sandbox, 1, export=export).messages == undisturbed.messages
         total = count_of(sandbox)
         cursors = sum("cursor" in request.params for request in sandbox.requests)
     return {"first": 1, "middle": total // 2, "last": total, "cursors": cursors}
@@ -142,15 +157,15 @@ def hits(sandbox: Sandbox) -> int:
 # --- alone ----------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("workers", WORKERS)
+@EXPORTS_AND_WORKERS
 @pytest.mark.parametrize("kind", PASSING)
 def test_each_fault_at_the_first_a_middle_and_the_last_request(
-    undisturbed: Output, places: dict[str, int], kind: Any, workers: int
+    undisturbed: Output, places: dict[str, int], kind: Any, workers: int, export: Export
 ) -> None:
     for number in (places[place] for place in PLACES):
-        with Sandbox(CONVERSATIONS, SWITCHES) as sandbox:
+        with export.sandbox(CONVERSATIONS, SWITCHES) as sandbox:
             sandbox.faults = [Fault(kind, at=number)]
-            output = run(sandbox, workers)
+            output = run(sandbox, workers, export=export)
             assert [r.fault for r in sandbox.requests].index(kind) == number - 1
             assert hits(sandbox) == 1
             assert count_of(sandbox) == places["last"] + 1
@@ -170,14 +185,14 @@ def test_each_fault_for_as_long_as_patience_lasts(
     assert output.messages == undisturbed.messages
 
 
-@pytest.mark.parametrize("workers", WORKERS)
+@EXPORTS_AND_WORKERS
 @pytest.mark.parametrize("place", PLACES)
 def test_a_refused_cursor_changes_nothing(
-    undisturbed: Output, places: dict[str, int], place: str, workers: int
+    undisturbed: Output, places: dict[str, int], place: str, workers: int, export: Export
 ) -> None:
     """It is not tried again: the window is read in halves."""
     nth = {"first": 1, "middle": places["cursors"] // 2, "last": places["cursors"]}
-    with Sandbox(CONVERSATIONS, SWITCHES) as sandbox:
+    with export.sandbox(CONVERSATIONS, SWITCHES) as sandbox:
 
         def refuse(number: int, request: Request) -> None:
             cursors = sum("cursor" in before.params for before in sandbox.requests)
@@ -185,10 +200,10 @@ def test_a_refused_cursor_changes_nothing(
                 sandbox.faults = [Fault("wrong_shape", status=400, body=b"{}", at=number)]
 
         sandbox.on_request = refuse
-        output = run(sandbox, workers)
+        output = run(sandbox, workers, export=export)
         assert hits(sandbox) == 1
     assert ", 1 splits, " in output.text
-    assert rows(output) == rows(undisturbed)
+    assert rows(export, output) == rows(export, undisturbed)
     for kind in ("RECORD", "STATE", "SCHEMA"):
         assert len(output.of_type(kind)) == len(undisturbed.of_type(kind))
     assert output.states == undisturbed.states
@@ -203,14 +218,14 @@ def storm(kinds: Sequence[Any], seed: int, share: float = 1 / 3) -> list[Fault]:
     return [Fault(kind, rate=rate, seed=1000 * seed + n) for n, kind in enumerate(kinds)]
 
 
-@pytest.mark.parametrize("workers", WORKERS)
+@EXPORTS_AND_WORKERS
 @pytest.mark.parametrize("seed", range(6))
 def test_a_third_of_all_requests_failing_in_every_way(
-    undisturbed: Output, seed: int, workers: int
+    undisturbed: Output, seed: int, workers: int, export: Export
 ) -> None:
-    with Sandbox(CONVERSATIONS, SWITCHES) as sandbox:
+    with export.sandbox(CONVERSATIONS, SWITCHES) as sandbox:
         sandbox.faults = [*storm(QUICK, seed), Fault("stall", at=20 + seed)]
-        output = run(sandbox, workers)
+        output = run(sandbox, workers, export=export)
         assert 0.2 < hits(sandbox) / count_of(sandbox) < 0.5
         assert len({request.fault for request in sandbox.requests}) >= 5
     assert output.messages == undisturbed.messages
@@ -240,7 +255,7 @@ def test_a_storm_under_every_meaning_of_the_cursor(cursor: Any, field: Any) -> N
             sandbox.faults = storm(QUICK, seed=3)
             output = run(sandbox, workers)
             assert hits(sandbox) > 10
-            assert rows(calm) == tables(sandbox.truth())
+            assert rows(CHAT_HISTORY, calm) == CHAT_HISTORY.truth(sandbox)
         assert output.state == calm.state
         if workers == 1:
             assert output.messages == calm.messages
@@ -255,70 +270,78 @@ def in_order(records: list[dict[str, Any]]) -> list[str]:
 # --- the end of a run -----------------------------------------------------------------------------
 
 
-def assert_finished_windows_are_kept(output: Output, requests: list[Request]) -> None:
+def assert_finished_windows_are_kept(
+    output: Output, requests: list[Request], export: Export
+) -> None:
     """See that the state holds every window before the first that was not read."""
     answered: dict[int, bool] = {}
     for request in requests:
-        answered[int(request.params["startEpoch"]) + 1] = (
+        answered[int(request.params[export.start_param]) + 1] = (
             request.status == 200 and request.fault is None
         )
     failed = min(start for start, is_well in answered.items() if not is_well)
     done = [c for c in CONVERSATIONS if c["createdAt"] < failed]
     latest = max((c["updatedAt"] for c in done), default=None)
     expected = None if latest is None else time_text(min(latest, failed))
-    for stream in ("conversations", "bot_requests"):
+    for stream in export.streams:
         state = output.state["bookmarks"].get(stream, {}) if output.states else {}
         assert state.get("replication_key_value") == expected
-    assert {c["id"] for c in done} <= {row["id"] for row in output.records("conversations")}
+    assert {c["id"] for c in done} <= {row["id"] for row in output.records(export.streams[0])}
 
 
-def assert_resumed(sandbox: Sandbox, first: Output, undisturbed: Output, workers: int) -> None:
+def assert_resumed(
+    sandbox: Sandbox,
+    first: Output,
+    undisturbed: Output,
+    workers: int,
+    export: Export = CHAT_HISTORY,
+) -> None:
     """Run again from the state: all is there, and nothing finished was read again."""
     sandbox.faults, sandbox.on_request = [], None
     sandbox.reset()
     state = first.state if first.states else None
-    second = run(sandbox, workers, state=state, lookback_days=0)
-    assert rows(first, second) == rows(undisturbed)
+    second = run(sandbox, workers, export=export, state=state, lookback_days=0)
+    assert rows(export, first, second) == rows(export, undisturbed)
     assert second.state == undisturbed.state
-    bookmark = (state or {}).get("bookmarks", {}).get("conversations", {})
-    start = min(int(request.params["startEpoch"]) + 1 for request in sandbox.requests)
+    bookmark = (state or {}).get("bookmarks", {}).get(export.streams[0], {})
+    start = min(int(request.params[export.start_param]) + 1 for request in sandbox.requests)
     assert time_text(start) == bookmark.get("replication_key_value", "2025-01-01T00:00:00.000Z")
 
 
-@pytest.mark.parametrize("workers", WORKERS)
+@EXPORTS_AND_WORKERS
 @pytest.mark.parametrize("name", FATAL)
 def test_what_no_patience_mends_keeps_what_was_finished(
-    undisturbed: Output, places: dict[str, int], name: str, workers: int
+    undisturbed: Output, places: dict[str, int], name: str, workers: int, export: Export
 ) -> None:
     fault = FATAL[name]
     for number in (places[place] for place in PLACES):
-        with Sandbox(CONVERSATIONS, SWITCHES) as sandbox:
+        with export.sandbox(CONVERSATIONS, SWITCHES) as sandbox:
 
             def begin(n: int, _: Request, *, sandbox: Sandbox = sandbox, at: int = number) -> None:
                 if n >= at:
                     sandbox.faults = [fault]
 
             sandbox.on_request = begin
-            first = run(sandbox, workers, fails=FiniError)
+            first = run(sandbox, workers, export=export, fails=FiniError)
             assert 1 <= hits(sandbox) <= workers
-            assert_finished_windows_are_kept(first, sandbox.requests)
-            assert_resumed(sandbox, first, undisturbed, workers)
+            assert_finished_windows_are_kept(first, sandbox.requests, export)
+            assert_resumed(sandbox, first, undisturbed, workers, export)
 
 
-@pytest.mark.parametrize("workers", WORKERS)
+@EXPORTS_AND_WORKERS
 @pytest.mark.parametrize("place", PLACES)
 def test_an_outage_longer_than_patience(
-    undisturbed: Output, places: dict[str, int], place: str, workers: int
+    undisturbed: Output, places: dict[str, int], place: str, workers: int, export: Export
 ) -> None:
     for kind in ("429", "reset"):
-        with Sandbox(CONVERSATIONS, SWITCHES) as sandbox:
+        with export.sandbox(CONVERSATIONS, SWITCHES) as sandbox:
 
             def begin(n: int, _: Request, *, sandbox: Sandbox = sandbox, kind: Any = kind) -> None:
                 if n >= places[place]:
                     sandbox.faults = [Fault(kind)]
 
             sandbox.on_request = begin
-            first = run(sandbox, workers, fails=FiniError)
+            first = run(sandbox, workers, export=export, fails=FiniError)
             assert str(first.error).startswith(
                 f"Fini at {sandbox.url} gave no proper answer for 12 tries over more than 5 "
                 "minutes (the last one: "
@@ -326,8 +349,8 @@ def test_an_outage_longer_than_patience(
             assert str(first.error).endswith(
                 "). Finished windows are saved: run the tap again when Fini is back."
             )
-            assert_finished_windows_are_kept(first, sandbox.requests)
-            assert_resumed(sandbox, first, undisturbed, workers)
+            assert_finished_windows_are_kept(first, sandbox.requests, export)
+            assert_resumed(sandbox, first, undisturbed, workers, export)
 
 
 # --- five minutes ---------------------------------------------------------------------------------

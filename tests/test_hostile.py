@@ -28,10 +28,23 @@ from hypothesis import strategies as st
 
 from tap_fini import client
 from tap_fini.client import FiniError
-from tap_fini.pagination import parse_page
-from tap_fini.records import MAX_ID, MAX_LEVELS, FamilyMaker
-from tap_fini.streams import CHAT_HISTORY, BotRequestsStream, ConversationsStream
-from tests.expected import BOT_REQUEST_FIELDS, CONVERSATION_FIELDS
+from tap_fini.pagination import ExportPage
+from tap_fini.records import MAX_CHILD_ID, MAX_ID, MAX_LEVELS, FamilyMaker
+from tap_fini.streams import (
+    CHAT_HISTORY,
+    BotRequestsStream,
+    ConversationsStream,
+    InteractionEventsStream,
+    InteractionsStream,
+)
+from tap_fini.streams import INTERACTIONS as DECLARED
+from tests import exports
+from tests.expected import (
+    BOT_REQUEST_FIELDS,
+    CONVERSATION_FIELDS,
+    EVENT_FIELDS,
+    INTERACTION_FIELDS,
+)
 from tests.sandbox import Fault, Sandbox, make_conversations
 from tests.support import (
     DAY,
@@ -49,10 +62,14 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
 
+    from tap_fini.export import Export as Declared
+    from tests.exports import Export
+
 PAYLOADS = int(os.environ.get("TAP_FINI_PAYLOADS", "300"))
 START = 1_735_689_600_000  # config_for's start_date, 2025-01-01
 PAGE = 40
 EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
+FORM = ExportPage(CHAT_HISTORY.record_keys, CHAT_HISTORY.shape)
 
 # --- JSON text of every kind ----------------------------------------------------------------------
 
@@ -164,6 +181,8 @@ NAMES = (
                 "position",
                 "conversationId",
                 "botRequestCount",
+                "interactionId",
+                "latestEventAt",
                 "ID",
                 "Extra",
             ),
@@ -272,6 +291,51 @@ PARTS_OF_ALL = st.fixed_dictionaries({}, optional=CONVERSATION_PARTS) | st.one_o
     ]
 )
 CONVERSATIONS = st.builds(_pairs, PARTS_OF_ALL, UNKNOWN)
+OBJECTS = st.one_of(BASED_ON, st.lists(VALUES, max_size=2), VALUES)
+EVENT_IDS = st.sampled_from(["e1", "e2", 1, "1", "position:1", "", "x" * 151, None]) | VALUES
+EVENTS = st.builds(
+    _pairs,
+    st.fixed_dictionaries(
+        {},
+        optional={
+            "id": EVENT_IDS,
+            **dict.fromkeys(("role", "type", "message", "externalId", "feedback"), _field(TEXTS)),
+            **dict.fromkeys(("createdAt", "externalCreatedAt"), TIMES),
+            "csatRating": _field(st.sampled_from([0, 5, -1, 2**31 - 1, 2**31])),
+            **dict.fromkeys(("approved", "resolved"), _field(st.booleans())),
+            **dict.fromkeys(("attachments", "usedArticles"), OBJECTS),
+            "tags": CATEGORIES,
+        },
+    ),
+    UNKNOWN,
+)
+INTERACTION_PARTS = {
+    **dict.fromkeys(
+        ("externalId", "source", "channel", "status", "url", "subjectPreview"), _field(TEXTS)
+    ),
+    **dict.fromkeys(("hasFeedback", "resolved"), _field(st.booleans())),
+    "userAttributes": _field(
+        st.lists(st.tuples(NAMES, VALUES), max_size=4).map(lambda items: Pairs(tuple(items)))
+    ),
+    **dict.fromkeys(("usedArticles", "usedSubfolders"), OBJECTS),
+    "createdAt": TIMES,
+}
+INTERACTIONS = st.builds(
+    _pairs,
+    st.fixed_dictionaries({}, optional=INTERACTION_PARTS)
+    | st.one_of(
+        [
+            st.fixed_dictionaries({"events": events}, optional=INTERACTION_PARTS)
+            for events in (
+                st.lists(EVENTS, min_size=1, max_size=4),
+                st.lists(EVENTS | VALUES, max_size=4),
+                VALUES,
+            )
+        ]
+    ),
+    UNKNOWN,
+)
+RECORDS = {"conversations": CONVERSATIONS, "interactions": INTERACTIONS}
 KEYS = st.sampled_from(["", "-é", "-🙂", "-'\"", "-a,b", "-\n", " ", "-" + "k" * 400])
 
 
@@ -294,9 +358,9 @@ def json_text(value: Any, *, ascii_only: bool) -> bytes:
 
 
 @st.composite
-def payloads(draw: st.DrawFn) -> Callable[[int], bytes]:
-    """Draw a conversation, whose id is still to be given a number."""
-    pairs, key = draw(CONVERSATIONS), draw(KEYS)
+def payloads(draw: st.DrawFn, name: str = "conversations") -> Callable[[int], bytes]:
+    """Draw a conversation or an interaction, whose id is still to be given a number."""
+    pairs, key = draw(RECORDS[name]), draw(KEYS)
     ascii_only, last = draw(st.booleans()), draw(st.booleans())
 
     def numbered(number: int) -> bytes:
@@ -307,9 +371,11 @@ def payloads(draw: st.DrawFn) -> Callable[[int], bytes]:
     return numbered
 
 
-def page(conversations: Sequence[bytes], *, cursor: str | None = None) -> bytes:
+def page(
+    records: Sequence[bytes], *, cursor: str | None = None, key: str = "conversations"
+) -> bytes:
     more = b"false" if cursor is None else b'true,"nextCursor":"' + cursor.encode() + b'"'
-    return b'{"conversations":[' + b",\n".join(conversations) + b'],"hasMore":' + more + b"}"
+    return b'{"%b":[' % key.encode() + b",\n".join(records) + b'],"hasMore":' + more + b"}"
 
 
 # --- what has to become of it ---------------------------------------------------------------------
@@ -389,20 +455,29 @@ def _are(values: Any, kind: type) -> bool:
 
 FITS: dict[str, Callable[[Any], bool]] = {
     **dict.fromkeys(
-        ("escalation", "hasLinks", "expectingUserFollowup"), lambda v: isinstance(v, bool)
+        (
+            *("escalation", "hasLinks", "expectingUserFollowup"),
+            *("hasFeedback", "approved", "resolved"),
+        ),
+        lambda v: isinstance(v, bool),
     ),
-    "categories": lambda v: _are(v, str),
-    "basedOn": lambda v: _are(v, dict),
+    **dict.fromkeys(("categories", "tags"), lambda v: _are(v, str)),
+    **dict.fromkeys(
+        ("basedOn", "attachments", "usedArticles", "usedSubfolders"), lambda v: _are(v, dict)
+    ),
+    "userAttributes": lambda v: isinstance(v, dict),
+    "csatRating": lambda v: type(v) is int and 0 <= v < 2**31,
 }
 
 
 def row_of(raw: dict[str, Any], names: tuple[str, ...], levels: int) -> dict[str, Any]:
     row: dict[str, Any] = dict.fromkeys((*names, "createdAt"))
+    times = {"createdAt", *({"externalCreatedAt"} & {*names})}
     extra: dict[str, Any] = {}
     for name, value in raw.items():
-        if name == "createdAt" and (value is None or instant(value) is not None):
+        if name in times and (value is None or instant(value) is not None):
             row[name] = None if value is None else time_of(instant(value) or 0)
-        elif name in names and (
+        elif name in {*names} - times and (
             value is None or FITS.get(name, lambda v: isinstance(v, str))(value)
         ):
             row[name] = shallow(value, levels)
@@ -411,47 +486,123 @@ def row_of(raw: dict[str, Any], names: tuple[str, ...], levels: int) -> dict[str
     return {**row, "extra": extra or None}
 
 
-def family_of(raw: dict[str, Any]) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """Return the rows that a conversation has to become."""
-    rest = {k: v for k, v in raw.items() if k not in {"id", "updatedAt", "botRequests"}}
-    row = row_of(rest, CONVERSATION_FIELDS, MAX_LEVELS)
-    extra = row["extra"] or {}
-    found = raw.get("botRequests")
+def children_of(
+    raw: dict[str, Any], name: str, extra: dict[str, Any]
+) -> tuple[list[dict[str, Any]], int | None]:
+    """Return what is inside a record, by its time, and the latest of these times."""
+    found = raw.get(name)
     children = []
     if isinstance(found, list):
         children = [item for item in found if isinstance(item, dict)]
         others = [item for item in found if not isinstance(item, dict)]
         if others:
-            extra["botRequests"] = shallow(others, MAX_LEVELS)
+            extra[name] = shallow(others, MAX_LEVELS)
     elif found is not None:
-        extra["botRequests"] = shallow(found, MAX_LEVELS)
+        extra[name] = shallow(found, MAX_LEVELS)
 
     def when(child: dict[str, Any]) -> float:
         at = instant(child.get("createdAt"))
         return math.inf if at is None else at
 
     children.sort(key=when)
+    return children, max((int(at) for at in map(when, children) if at < math.inf), default=None)
+
+
+def conversation_family(raw: dict[str, Any]) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """Return the rows that a conversation has to become."""
+    rest = {k: v for k, v in raw.items() if k not in {"id", "updatedAt", "botRequests"}}
+    row = row_of(rest, CONVERSATION_FIELDS, MAX_LEVELS)
+    extra = row["extra"] or {}
+    children, latest = children_of(raw, "botRequests", extra)
     updated = instant(raw.get("updatedAt"))
     if updated is None and raw.get("updatedAt") is not None:
         extra["updatedAt"] = shallow(raw["updatedAt"], MAX_LEVELS)
-    if updated is None:
-        updated = instant(raw.get("createdAt"))
-    if updated is None:
-        latest = max(map(when, children), default=math.inf)
-        updated = START if math.isinf(latest) else int(latest)
+    known = [at for at in (updated, instant(raw.get("createdAt")), latest) if at is not None]
+    changed = time_of([*known, START][0])
     key = str(raw["id"])
     row |= {
         "id": key,
-        "updatedAt": time_of(updated),
+        "updatedAt": changed,
         "botRequestCount": len(children),
         "extra": extra or None,
     }
-    keys = {"conversationId": key, "conversationUpdatedAt": time_of(updated)}
+    keys = {"conversationId": key, "conversationUpdatedAt": changed}
     rows = [
         {**row_of(child, BOT_REQUEST_FIELDS, MAX_LEVELS - 2), **keys, "position": position}
         for position, child in enumerate(children)
     ]
     return row, rows
+
+
+def interaction_family(raw: dict[str, Any]) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """Return the rows that an interaction has to become."""
+    rest = {k: v for k, v in raw.items() if k not in {"id", "events"}}
+    row = row_of(rest, INTERACTION_FIELDS, MAX_LEVELS)
+    extra = row["extra"] or {}
+    children, latest = children_of(raw, "events", extra)
+    known = [at for at in (latest, instant(raw.get("createdAt"))) if at is not None]
+    changed = time_of([*known, START][0])
+    key = str(raw["id"])
+    row |= {
+        "id": key,
+        "latestEventAt": changed,
+        "eventCount": len(children),
+        "extra": extra or None,
+    }
+    keys = {"interactionId": key, "interactionLatestEventAt": changed}
+    names = tuple(name for name in (*EVENT_FIELDS, "externalCreatedAt") if name != "id")
+    own = [event_id(child.get("id")) for child in children]
+    rows = []
+    for position, child in enumerate(children):
+        inside = row_of({k: v for k, v in child.items() if k != "id"}, names, MAX_LEVELS - 2)
+        inside |= {**keys, "position": position, "id": own[position]}
+        if own[position] is None or own[position] in own[:position]:
+            made = f"position:{position}"
+            while made in own:
+                made = f"position:{made}"
+            inside["id"] = made
+            if child.get("id") is not None:
+                put_aside = {"id": shallow(child["id"], MAX_LEVELS - 2)}
+                inside["extra"] = {**(inside["extra"] or {}), **put_aside}
+        rows.append(inside)
+    return row, rows
+
+
+def event_id(value: Any) -> str | None:
+    if isinstance(value, int) and not isinstance(value, bool):
+        value = str(value)
+    return value if isinstance(value, str) and 0 < len(value) <= MAX_CHILD_ID else None
+
+
+@dataclass(frozen=True)
+class Kind:
+    """An export, what may come from it, and what has to become of that."""
+
+    export: Export
+    declared: Declared
+    key: str
+    schemas: tuple[dict[str, Any], dict[str, Any]]
+    family_of: Callable[[dict[str, Any]], tuple[dict[str, Any], list[dict[str, Any]]]]
+
+    def __str__(self) -> str:
+        return self.export.name
+
+
+CHAT = Kind(
+    exports.CHAT_HISTORY,
+    CHAT_HISTORY,
+    "conversations",
+    (ConversationsStream.schema, BotRequestsStream.schema),
+    conversation_family,
+)
+NEWER = Kind(
+    exports.INTERACTIONS,
+    DECLARED,
+    "interactions",
+    (InteractionsStream.schema, InteractionEventsStream.schema),
+    interaction_family,
+)
+BOTH = pytest.mark.parametrize("kind", [CHAT, NEWER], ids=str)
 
 
 def same(expected: Any, actual: Any, *, empty: bool = True) -> bool:
@@ -492,43 +643,42 @@ def differences(expected: dict[str, Any], actual: dict[str, Any], *, empty: bool
 
 def compare(
     payloads: Sequence[bytes],
-    conversations: Sequence[dict[str, Any]],
-    bot_requests: Sequence[dict[str, Any]],
+    parents: Sequence[dict[str, Any]],
+    children: Sequence[dict[str, Any]],
     *,
+    kind: Kind = CHAT,
     empty: bool = True,
 ) -> None:
-    """Compare what a target holds with what the conversations have to become."""
+    """Compare what a target holds with what the records have to become."""
     wrong: list[str] = []
-    parents = {row["id"]: row for row in conversations}
-    children = {(row["conversationId"], row["position"]): row for row in bot_requests}
-    assert (len(parents), len(children)) == (len(conversations), len(bot_requests))
-    families = [family_of(read(payload)) for payload in payloads]
-    expected_children = {
-        (row["conversationId"], row["position"]): row for _, rows in families for row in rows
-    }
-    assert parents.keys() == {row["id"] for row, _ in families}
-    assert children.keys() == expected_children.keys()
-    for row, _ in families:
-        wrong.append(differences(row, parents[row["id"]], empty=empty))
-    for key, row in expected_children.items():
-        wrong.append(differences(row, children[key], empty=empty))
+    held = kind.export.by_key(list(parents), list(children))
+    assert tuple(map(len, held)) == (len(parents), len(children))
+    families = [kind.family_of(read(payload)) for payload in payloads]
+    expected = kind.export.by_key(
+        [row for row, _ in families], [row for _, rows in families for row in rows]
+    )
+    for found, wanted in zip(held, expected, strict=True):
+        assert found.keys() == wanted.keys()
+        wrong += [differences(row, found[key], empty=empty) for key, row in wanted.items()]
     assert [text for text in wrong if text] == []
 
 
 # --- through the tap's parts ----------------------------------------------------------------------
 
 
-def through_the_parts(body: bytes) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+def through_the_parts(
+    body: bytes, kind: Kind = CHAT
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """Make the rows of a response, as the messages have them."""
     maker = FamilyMaker(
-        CHAT_HISTORY.shape,
-        ConversationsStream.schema,
-        BotRequestsStream.schema,
+        kind.declared.shape,
+        *kind.schemas,
         report_parent=lambda *_: None,
         report_child=lambda *_: None,
     )
+    form = ExportPage(kind.declared.record_keys, kind.declared.shape)
     parents, children = [], []
-    for raw in parse_page(body, ("conversations",)).records()[0]:
+    for raw in form.parse(body).records()[0]:
         row, inner = maker.parent_row(raw, START)
         parents.append(row)
         children += maker.child_rows(row, inner)
@@ -536,15 +686,44 @@ def through_the_parts(body: bytes) -> tuple[list[dict[str, Any]], list[dict[str,
     return parents, children
 
 
-@settings(max_examples=PAYLOADS, deadline=None, suppress_health_check=list(HealthCheck))
-@given(payloads())
-def test_any_conversation_becomes_the_rows_it_has_to(numbered: Callable[[int], bytes]) -> None:
-    payload = numbered(1)
-    compare([payload], *through_the_parts(page([payload])))
+@BOTH
+def test_any_record_becomes_the_rows_it_has_to(kind: Kind) -> None:
+    @settings(
+        max_examples=-(-PAYLOADS // 2), deadline=None, suppress_health_check=list(HealthCheck)
+    )
+    @given(payloads(kind.key))
+    def compare_one(numbered: Callable[[int], bytes]) -> None:
+        payload = numbered(1)
+        body = page([payload], key=kind.key)
+        compare([payload], *through_the_parts(body, kind), kind=kind)
+
+    compare_one()
 
 
-def generated() -> list[bytes]:
-    """Return many conversations, each with an id of its own."""
+@BOTH
+def test_the_heads_agree_with_the_rows(kind: Kind) -> None:
+    """The reader goes by the times of the heads before any record is decoded."""
+
+    @settings(
+        max_examples=-(-PAYLOADS // 6), deadline=None, suppress_health_check=list(HealthCheck)
+    )
+    @given(payloads(kind.key))
+    def compare_one(numbered: Callable[[int], bytes]) -> None:
+        body = page([numbered(1)], key=kind.key)
+        form = ExportPage(kind.declared.record_keys, kind.declared.shape)
+        (row,), _ = through_the_parts(body, kind)
+        found = form.parse(body)
+        assert found.ids == (row["id"],)
+        (updated,) = map(instant, found.updated)
+        if updated is not None:
+            key = kind.declared.shape.replication_key
+            assert instant(row[key]) == instant(time_of(updated).isoformat())
+
+    compare_one()
+
+
+def generated(kind: Kind = CHAT) -> list[bytes]:
+    """Return many records, each with an id of its own."""
     found: list[bytes] = []
 
     @settings(
@@ -554,7 +733,7 @@ def generated() -> list[bytes]:
         phases=[Phase.generate],
         suppress_health_check=list(HealthCheck),
     )
-    @given(payloads())
+    @given(payloads(kind.key))
     def collect(numbered: Callable[[int], bytes]) -> None:
         found.append(numbered(len(found)))
 
@@ -576,10 +755,10 @@ def serving(*bodies: bytes) -> Iterator[Sandbox]:
         yield sandbox
 
 
-def pages_of(payloads: Sequence[bytes]) -> list[bytes]:
+def pages_of(payloads: Sequence[bytes], key: str = "conversations") -> list[bytes]:
     parts = [payloads[start : start + PAGE] for start in range(0, len(payloads), PAGE)]
     cursors = [*(f"cursor-{n}" for n in range(1, len(parts))), None]
-    return [page(part, cursor=cursor) for part, cursor in zip(parts, cursors, strict=True)]
+    return [page(part, cursor=cursor, key=key) for part, cursor in zip(parts, cursors, strict=True)]
 
 
 def one_window(sandbox: Sandbox, **more: object) -> dict[str, Any]:
@@ -726,7 +905,7 @@ def test_no_text_takes_its_repair_forever(hostile: bytes) -> None:
     """A pattern that goes back and forth takes hours over these; one pass takes seconds."""
     began = datetime.now(tz=timezone.utc)
     with suppress(msgspec.DecodeError):
-        parse_page(page([b'{"id":"a","v":' + hostile + b"}"]), ("conversations",)).records()
+        FORM.parse(page([b'{"id":"a","v":' + hostile + b"}"])).records()
     assert datetime.now(tz=timezone.utc) - began < timedelta(seconds=15)
 
 
@@ -1118,46 +1297,49 @@ def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 
 Tables = tuple[list[dict[str, Any]], list[dict[str, Any]]]
-TABLES = ["conversations", "bot_requests"]
 
 
-def in_duckdb(bodies: Sequence[bytes], folder: Path) -> Tables:
+def in_duckdb(bodies: Sequence[bytes], folder: Path, kind: Kind = CHAT) -> Tables:
     """Load responses with target-duckdb, and return what the database then holds."""
     path = folder / "fini.duckdb"
     with serving(*bodies) as sandbox:
         config = {"path": str(path), "default_target_schema": "main"}
-        load("target-duckdb", one_window(sandbox), config, folder)
-    held = venv("target-duckdb").ask(DUCKDB, {"path": str(path), "tables": TABLES})["tables"]
-    names = {
-        name.lower(): name
-        for schema in (ConversationsStream.schema, BotRequestsStream.schema)
-        for name in schema["properties"]
+        settings, catalog = one_window(sandbox), kind.export.catalog()
+        load("target-duckdb", settings, config, folder, catalog=catalog)
+    question = {"path": str(path), "tables": kind.export.streams}
+    held = venv("target-duckdb").ask(DUCKDB, question)["tables"]
+    columns = {
+        name: definition
+        for schema in kind.schemas
+        for name, definition in schema["properties"].items()
     }
+    names = {name.lower(): name for name in columns}
+    encoded = {name for name, d in columns.items() if {"array", "object"} & {*d["type"]}}
 
     def row(found: dict[str, Any]) -> dict[str, Any]:
         named = {names[name]: value for name, value in found.items()}
-        for name in named.keys() & {"categories", "basedOn", "extra"}:
+        for name in named.keys() & encoded:
             if named[name] is not None:
                 named[name] = json.loads(named[name])
         return named
 
-    conversations, bot_requests = (
-        [row(found) for found in held[table]] for table in ("conversations", "bot_requests")
-    )
-    return conversations, bot_requests
+    parents, children = ([row(found) for found in held[table]] for table in kind.export.streams)
+    return parents, children
 
 
-def in_postgres(bodies: Sequence[bytes], folder: Path, url: str) -> Tables:
+def in_postgres(bodies: Sequence[bytes], folder: Path, url: str, kind: Kind = CHAT) -> Tables:
     """Load responses with target-postgres, and return what the database then holds."""
     with serving(*bodies) as sandbox:
         config = {"sqlalchemy_url": url, "default_target_schema": "fini"}
-        load("target-postgres", one_window(sandbox), config, folder)
-    held = venv("target-postgres").ask(POSTGRES, {"url": url, "tables": TABLES})["tables"]
-    conversations, bot_requests = (
+        settings, catalog = one_window(sandbox), kind.export.catalog()
+        load("target-postgres", settings, config, folder, catalog=catalog)
+    question = {"url": url, "tables": kind.export.streams}
+    held = venv("target-postgres").ask(POSTGRES, question)["tables"]
+    parents, children = (
         [{k: v for k, v in row.items() if not k.startswith("_sdc_")} for row in held[table]]
-        for table in ("conversations", "bot_requests")
+        for table in kind.export.streams
     )
-    return conversations, bot_requests
+    return parents, children
 
 
 def large(size: int) -> bytes:
@@ -1165,6 +1347,24 @@ def large(size: int) -> bytes:
     seed = "שלום, 👋 \\ \"quoted\" 'text'\r\n\ttab, <b>é</b> "
     answer = (seed * (size // len(seed.encode()) + 1)).encode()[:size].decode(errors="ignore")
     return json.dumps(conversation("large", botRequests=[{"answer": answer}])).encode()
+
+
+def special_interactions() -> list[bytes]:
+    """Return interactions, each odd in a way that Hypothesis does not come upon."""
+    many = [{"id": "same", "createdAt": START + n * 7919 % 10_000} for n in range(3_000)]
+    long_id = "".join(chr(0x10000 + n * 7919 % 60_000) for n in range(MAX_ID))
+    events = [{"id": long_id[:length]} for length in (MAX_CHILD_ID, MAX_CHILD_ID + 1, MAX_ID)]
+    rows = [
+        {"id": "many", "createdAt": START, "events": many},
+        {"id": long_id, "createdAt": START, "events": events},
+    ]
+    values = [nested(depth, shape) for depth in (62, 64, 66) for shape in ("arrays", "objects")]
+    deep = [
+        b'{"id":"deep %d","createdAt":%d,"userAttributes":{"y":%b},"events":[{"tags":%b}]}'
+        % (number, START + number, value, value)
+        for number, value in enumerate(values)
+    ]
+    return [*(json.dumps(row).encode() for row in rows), *deep]
 
 
 def special() -> list[bytes]:
@@ -1210,6 +1410,14 @@ def with_versions(odd_ones: list[bytes]) -> tuple[list[bytes], list[bytes]]:
 def test_duckdb_takes_every_conversation(odd_ones: list[bytes], tmp_path: Path) -> None:
     served, expected = with_versions(odd_ones)
     compare(expected, *in_duckdb(pages_of(served), tmp_path), empty=False)
+
+
+@pytest.mark.targets
+def test_targets_take_every_interaction(tmp_path: Path, postgres: str) -> None:
+    served = [*generated(NEWER), *special_interactions()]
+    pages = pages_of(served, NEWER.key)
+    compare(served, *in_duckdb(pages, tmp_path, NEWER), kind=NEWER, empty=False)
+    compare(served, *in_postgres(pages, tmp_path, postgres, NEWER), kind=NEWER)
 
 
 @pytest.mark.targets

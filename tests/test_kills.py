@@ -25,15 +25,17 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import pytest
 
-from tests.expected import loaded, tables, time_text
-from tests.sandbox import Sandbox, Switches, make_conversations
+from tests.expected import time_text
+from tests.exports import EXPORTS
+from tests.sandbox import Switches, make_conversations
 from tests.support import DAY, MARKER, config_for
 from tests.upsert_target import rows
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from tests.sandbox import Request
+    from tests.exports import Export, Tables
+    from tests.sandbox import Request, Sandbox
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals")
 
@@ -118,12 +120,14 @@ class Pipeline:
 def pipeline(
     folder: Path,
     config: dict[str, Any],
+    catalog: dict[str, Any],
     state: dict[str, Any] | None = None,
     *,
     pause: float = 0,
 ) -> Iterator[Pipeline]:
     """Start the tap, its stdout the target's stdin, without anything in between."""
     (folder / "config.json").write_text(json.dumps(config))
+    (folder / "catalog.json").write_text(json.dumps(catalog))
     (folder / "state.json").write_text(json.dumps(state or {}))
     target_command: list[str | Path] = [
         *(sys.executable, ROOT / "tests" / "upsert_target.py"),
@@ -135,6 +139,8 @@ def pipeline(
         "tap_fini",
         "--config",
         folder / "config.json",
+        "--catalog",
+        folder / "catalog.json",
     ]
     if state is not None:
         tap_command += ["--state", folder / "state.json"]
@@ -167,17 +173,18 @@ def pipeline(
         running.end()
 
 
-def stored(folder: Path) -> tuple[dict[Any, Any], dict[Any, Any]]:
+def stored(folder: Path, export: Export) -> Tables:
     found = rows(folder / "rows")
-    return loaded(found.get("conversations", []), found.get("bot_requests", []))
+    parents, children = (found.get(stream, []) for stream in export.streams)
+    return export.by_key(parents, children)
 
 
-def bookmark(state: dict[str, Any] | None) -> str:
+def bookmark(state: dict[str, Any] | None, export: Export) -> str:
     """Return the earlier one of the two streams' bookmarks, or the start."""
     streams = (state or {}).get("bookmarks", {})
     values = [
         streams.get(name, {}).get("replication_key_value") or time_text(START)
-        for name in ("conversations", "bot_requests")
+        for name in export.streams
     ]
     return min(values)
 
@@ -213,6 +220,7 @@ class History:
         self.victim = victim
         self.figures: Counter[str] = Counter()
         self.random = random.Random(f"{victim} {seed}")
+        self.export = EXPORTS[seed % 2]
         self.lookback = 0 if seed % 3 else 3
         self.pause = self.random.choice([0, 0.02])
         self.window_days = self.random.choice([3, 6, 60])
@@ -228,7 +236,7 @@ class History:
 
     def run(self, kills: int) -> None:
         """Kill up to so many runs, then let one finish, and compare what was loaded."""
-        with Sandbox(CONVERSATIONS, self.switches) as sandbox:
+        with self.export.sandbox(CONVERSATIONS, self.switches) as sandbox:
             config = config_for(sandbox, **SETTINGS) | {
                 "window_days": self.window_days,
                 "max_concurrent_requests": self.workers,
@@ -236,8 +244,8 @@ class History:
             }
             while self._run_once(sandbox, config, kill=self.kills < kills):
                 pass
-            assert stored(self.folder) == tables(sandbox.truth())
-        self.figures["histories"] += 1
+            assert stored(self.folder, self.export) == self.export.truth(sandbox)
+        self.figures[f"histories of {self.export}"] += 1
 
     def _run_once(self, sandbox: Sandbox, config: dict[str, Any], *, kill: bool) -> bool:
         """Run the tap once; return whether it was killed."""
@@ -248,7 +256,8 @@ class History:
         if number == 0:
             moment.set()
         sandbox.on_request = lambda n, _: moment.set() if n == number else None
-        with pipeline(self.folder, config, self.state, pause=self.pause) as pipe:
+        catalog = self.export.catalog()
+        with pipeline(self.folder, config, catalog, self.state, pause=self.pause) as pipe:
             while pipe.tap.poll() is None and not moment.wait(0.02):
                 pass
             if moment.is_set():
@@ -269,7 +278,8 @@ class History:
         self._check_lines(pipe)
         self._check_requests(sandbox.requests, whole=not was_killed)
         for state in pipe.states:
-            assert bookmark(state) >= bookmark(self.state), "a bookmark went back"
+            is_forth = bookmark(state, self.export) >= bookmark(self.state, self.export)
+            assert is_forth, "a bookmark went back"
             self.state = state
         return was_killed
 
@@ -311,10 +321,11 @@ class History:
 
     def _check_requests(self, requests: list[Request], *, whole: bool) -> None:
         """See that nothing before the bookmark was asked for again, but for the lookback."""
-        if self.state is not None and bookmark(self.state) > time_text(START):
+        reached = bookmark(self.state, self.export)
+        if reached > time_text(START):
             self.figures["resumed"] += 1
-        resumed_at = max(START, milliseconds(bookmark(self.state)) - self.lookback * DAY)
-        starts = [int(request.params["startEpoch"]) + 1 for request in requests]
+        resumed_at = max(START, milliseconds(reached) - self.lookback * DAY)
+        starts = [int(request.params[self.export.start_param]) + 1 for request in requests]
         assert all(start >= resumed_at for start in starts)
         if whole:
             assert min(starts) == resumed_at

@@ -14,7 +14,7 @@ import pytest
 from singer_sdk.exceptions import StreamMapConfigError
 
 from tap_fini.client import FiniError
-from tap_fini.tap import SettingsError
+from tap_fini.settings import SettingsError
 from tests.expected import bot_request_rows, conversation_row, time_text
 from tests.sandbox import Sandbox, Switches, make_conversations
 from tests.support import DAY, MARKER, Output, config_for, discover, run_command, run_tap, select
@@ -616,13 +616,15 @@ class TestCommandLine:
     """The options that do something other than a whole run."""
 
     def test_test(self, tmp_path: Path) -> None:
-        """A record of each stream, and not the whole history for it."""
+        """A record of each stream that is selected, and not the whole history for it."""
         config = tmp_path / "config.json"
         with Sandbox(make_conversations(1000), Switches(latency=0.05)) as sandbox:
             config.write_text(json.dumps(config_for(sandbox, page_size=1)), encoding="utf-8")
             done = run_command("--config", str(config), "--test")
             asked = len(sandbox.requests)
+            paths = {request.path for request in sandbox.requests}
         assert done.returncode == 0, done.stderr
+        assert paths == {"/v2/bots/requests/public"}
         messages = [json.loads(line) for line in done.stdout.splitlines()]
         assert [(m["type"], m.get("stream")) for m in messages] == [
             ("SCHEMA", "conversations"),
@@ -668,8 +670,13 @@ class TestCommandLine:
         assert {m["stream"]: list(m["schema"]["properties"]) for m in messages} == {
             "conversations": CONVERSATION_COLUMNS,
             "bot_requests": BOT_REQUEST_COLUMNS,
+            **{
+                stream["tap_stream_id"]: list(stream["schema"]["properties"])
+                for stream in discover()["streams"]
+                if stream["tap_stream_id"] in {"agents", "interactions", "interaction_events"}
+            },
         }
-        assert [m["type"] for m in messages] == ["SCHEMA", "SCHEMA"]
+        assert [m["type"] for m in messages] == ["SCHEMA"] * 5
         assert sandbox.requests == []
 
     def test_discover_needs_no_settings(self) -> None:

@@ -6,7 +6,7 @@ the world may change under it. The target upserts by key and keeps a state only 
 stored everything that came before, as Meltano does. Whatever has happened: after one
 undisturbed sync the target equals the world.
 
-``TAP_FINI_EXAMPLES`` sets how many histories are tried.
+``TAP_FINI_EXAMPLES`` sets how many histories are tried, half of them of either export.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import json
 import logging
 import os
 from datetime import datetime, timezone
-from typing import Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import pytest
 import time_machine
@@ -29,9 +29,13 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
 from tap_fini import client
 from tap_fini.client import FiniError
 from tap_fini.tap import TapFini
-from tests.expected import tables, time_text
+from tests.expected import latest_event, time_text
+from tests.exports import CHAT_HISTORY, INTERACTIONS, Export
 from tests.sandbox import Fault, Sandbox, Switches
-from tests.support import DAY, captured_log, discover, select
+from tests.support import DAY, captured_log
+
+if TYPE_CHECKING:
+    from tests.sandbox import World
 
 EXAMPLES = int(os.environ.get("TAP_FINI_EXAMPLES", "300"))
 START = 1_740_787_200_000  # 2025-03-01
@@ -40,7 +44,9 @@ HOUR = 3_600_000
 
 SWITCHES = st.builds(
     Switches,
-    cursor=st.sampled_from(["last_id", "body_cursor", "body_next_cursor", "ignored", "refused"]),
+    cursor=st.sampled_from(
+        ["last_id", "next_id", "body_cursor", "body_next_cursor", "ignored", "refused"]
+    ),
     unknown_cursor=st.sampled_from(["empty", "refused", "first"]),
     order=st.sampled_from(["newest", "oldest", "shuffled"]),
     order_field=st.sampled_from([None, "createdAt", "updatedAt"]),
@@ -48,14 +54,13 @@ SWITCHES = st.builds(
     start_inclusive=st.booleans(),
     end_inclusive=st.booleans(),
     has_more=st.sampled_from(["exact", "page_full"]),
+    interactions_key=st.sampled_from(["interactions", "conversations"]),
     bot_request_order=st.sampled_from(["oldest", "newest", "shuffled"]),
 )
 FAULTS = st.sampled_from(
     ["429", "500", "502_html", "503", "reset", "truncated", "truncated_chunked", "bad_json"]
 )
-SELECTIONS = st.sampled_from(
-    [("conversations", "bot_requests"), ("conversations",), ("bot_requests",)]
-)
+SELECTIONS = st.sampled_from([slice(0, 2), slice(0, 1), slice(1, 2)])
 SKEWS = st.sampled_from([0, 0, -2 * HOUR, -10 * 60 * SECOND, 10 * 60 * SECOND, 2 * HOUR])
 LOOKBACK = 7
 CHANGES = st.sampled_from(["create", "answer", "edit"])
@@ -71,9 +76,9 @@ class CutError(BaseException):
 class Target:
     """Upserts by key; keeps a state that came after records it has stored."""
 
-    def __init__(self) -> None:
-        self.conversations: dict[Any, Any] = {}
-        self.bot_requests: dict[Any, Any] = {}
+    def __init__(self, export: Export) -> None:
+        self._export = export
+        self.rows: tuple[dict[Any, Any], dict[Any, Any]] = ({}, {})
         self.state: dict[str, Any] | None = None
 
     def take(self, line: bytes) -> None:
@@ -82,18 +87,18 @@ class Target:
             self.state = message["value"]
         elif message["type"] == "RECORD":
             row = message["record"]
-            if message["stream"] == "conversations":
-                self.conversations[row["id"]] = row
-            else:
-                self.bot_requests[row["conversationId"], row["position"]] = row
+            which = self._export.streams.index(message["stream"])
+            first, second = self._export.child_keys
+            self.rows[which][(row[first], row[second]) if which else row["id"]] = row
 
     def present(self) -> tuple[dict[Any, Any], dict[Any, Any]]:
         """Return the rows without the stale ones, as a user would select them."""
-        return dict(self.conversations), {
+        parents, children = self.rows
+        parent_time, child_time = self._export.replication_keys
+        return dict(parents), {
             key: row
-            for key, row in self.bot_requests.items()
-            if row["conversationUpdatedAt"]
-            == self.conversations.get(row["conversationId"], {}).get("updatedAt")
+            for key, row in children.items()
+            if row[child_time] == parents.get(key[0], {}).get(parent_time)
         }
 
 
@@ -120,6 +125,8 @@ class _Stdout(io.RawIOBase):
 class Histories(RuleBasedStateMachine):
     """Everything that may happen to a workspace and to the syncs that read it."""
 
+    export: ClassVar[Export]
+
     @initialize(switches=SWITCHES, seeds=st.integers(0, 12), last_skew=SKEWS)
     def begin(self, switches: Switches, seeds: int, last_skew: int) -> None:
         self.last_skew = last_skew
@@ -127,12 +134,12 @@ class Histories(RuleBasedStateMachine):
         self.made = 0
         self.field = switches.filter_field
         self.changed_late: set[str] = set()
-        """What changed later than the lookback finds, where Fini selects by creation. Of these
-        no more is promised than that they are there."""
+        """What changed later than the lookback finds, where Fini selects by a time that the
+        change does not move. Of these no more is promised than that they are there."""
 
         self.sandbox = Sandbox((), switches, clock=lambda: self.now)
         self.sandbox.start()
-        self.target = Target()
+        self.target = Target(self.export)
         for _ in range(seeds):
             self.change("create", 0)
             self.now += 7 * HOUR
@@ -147,37 +154,36 @@ class Histories(RuleBasedStateMachine):
 
     # The world
 
+    @property
+    def world(self) -> World:
+        return self.export.world(self.sandbox)
+
     def change(self, kind: str, number: int) -> None:
-        """Change the world as Fini would: at the present moment, moving ``updatedAt``."""
+        """Change the world as Fini would, at the present moment."""
         # Never two in what is asked for to read one millisecond, and seldom close together.
         self.now += (3, SECOND, 20 * SECOND, HOUR // 4)[number % 4]
-        known = self.sandbox.world.conversations
-        request = {"question": f"Q{self.now}?", "answer": "A", "createdAt": self.now, "basedOn": []}
+        known = self.world.conversations
         if kind == "create" or not known:
             self.made += 1
-            conversation: dict[str, Any] = {
-                "id": f"c{self.made * 7919 % 1000:03d}-{self.made}",
-                "source": "widget",
-                "createdAt": self.now,
-                "botRequests": [request],
-                "escalation": False,
-            }
+            record = self.created(f"c{self.made * 7919 % 1000:03d}-{self.made}")
         else:
-            conversation = known[number % len(known)]
-            if (
-                self.field == "createdAt"
-                and conversation["createdAt"] <= self.now - LOOKBACK * DAY + HOUR
-            ):
-                self.changed_late.add(conversation["id"])
-            if kind == "answer":
-                conversation["botRequests"].append(request)
-            elif len(conversation["botRequests"]) > 1 and number % 2:
-                conversation["botRequests"].pop(0)
-            else:
-                conversation["escalation"] = not conversation["escalation"]
-                conversation["feedbackType"] = ["thumbs_up", "thumbs_down", None][number % 3]
-        conversation["updatedAt"] = self.now
-        self.sandbox.world.upsert(conversation)
+            record = known[number % len(known)]
+            if self.selected_by(record, kind) <= self.now - LOOKBACK * DAY + HOUR:
+                self.changed_late.add(record["id"])
+            self.alter(record, kind, number)
+        self.world.upsert(record)
+
+    def created(self, key: str) -> dict[str, Any]:
+        """Return a new record."""
+        raise NotImplementedError
+
+    def selected_by(self, record: dict[str, Any], kind: str) -> int:
+        """Return the time by which Fini will select a record after a change of this kind."""
+        raise NotImplementedError
+
+    def alter(self, record: dict[str, Any], kind: str, number: int) -> None:
+        """Change a record, in place."""
+        raise NotImplementedError
 
     @rule(kind=CHANGES, number=st.integers(0, 50), times=st.integers(1, 6))
     def something_happens(self, kind: str, number: int, times: int) -> None:
@@ -204,7 +210,7 @@ class Histories(RuleBasedStateMachine):
     )
     def disturbed_sync(  # noqa: PLR0917
         self,
-        streams: tuple[str, ...],
+        streams: slice,
         skew: int,
         workers: int,
         page_size: int,
@@ -235,9 +241,8 @@ class Histories(RuleBasedStateMachine):
         """The promise: after one undisturbed sync the target equals the world."""
         self.sandbox.reset()
         self.now += 3 * SECOND  # Fini's clock shows seconds
-        both = ("conversations", "bot_requests")
-        assert self._sync(both, self.now + self.last_skew, None, workers=2, page_size=3)
-        rows, truth = self.target.present(), tables(self.sandbox.truth())
+        assert self._sync(slice(0, 2), self.now + self.last_skew, None, workers=2, page_size=3)
+        rows, truth = self.target.present(), self.export.truth(self.sandbox)
         assert rows[0].keys() == truth[0].keys()
         for key in self.changed_late:
             assert rows[0].pop(key).keys() == truth[0].pop(key).keys()
@@ -250,7 +255,7 @@ class Histories(RuleBasedStateMachine):
 
     def _sync(
         self,
-        streams: tuple[str, ...],
+        streams: slice,
         clock: int,
         lines: int | None,
         **options: int,
@@ -267,9 +272,7 @@ class Histories(RuleBasedStateMachine):
             "max_requests_per_minute": 0,
             "request_timeout": 5,
         }
-        catalog = select(
-            copy.deepcopy(CATALOG), **{s: s in streams for s in ("conversations", "bot_requests")}
-        )
+        catalog = self.export.catalog(self.export.streams[streams])
         stdout = io.TextIOWrapper(io.BufferedWriter(_Stdout(self.target, lines)))
         with contextlib.redirect_stdout(stdout), captured_log(logging.CRITICAL):
             with time_machine.travel(
@@ -288,7 +291,64 @@ class Histories(RuleBasedStateMachine):
         return True
 
 
-CATALOG = discover()
+class ChatHistories(Histories):
+    """Conversations, of which each change moves ``updatedAt``."""
+
+    export = CHAT_HISTORY
+
+    def request(self) -> dict[str, Any]:
+        return {"question": f"Q{self.now}?", "answer": "A", "createdAt": self.now, "basedOn": []}
+
+    def created(self, key: str) -> dict[str, Any]:
+        return {
+            "id": key,
+            "source": "widget",
+            "createdAt": self.now,
+            "updatedAt": self.now,
+            "botRequests": [self.request()],
+            "escalation": False,
+        }
+
+    def selected_by(self, record: dict[str, Any], kind: str) -> int:  # noqa: ARG002
+        created: int = record["createdAt"]
+        return created if self.field == "createdAt" else self.now
+
+    def alter(self, record: dict[str, Any], kind: str, number: int) -> None:
+        if kind == "answer":
+            record["botRequests"].append(self.request())
+        elif len(record["botRequests"]) > 1 and number % 2:
+            record["botRequests"].pop(0)
+        else:
+            record["escalation"] = not record["escalation"]
+            record["feedbackType"] = ["thumbs_up", "thumbs_down", None][number % 3]
+        record["updatedAt"] = self.now
+
+
+class InteractionHistories(Histories):
+    """Interactions, of which reviews change old events without moving any time."""
+
+    export = INTERACTIONS
+
+    def event(self) -> dict[str, Any]:
+        return {"id": f"e{self.now}", "createdAt": self.now, "role": "user", "message": "Q?"}
+
+    def created(self, key: str) -> dict[str, Any]:
+        events = [self.event()] if self.made % 3 else []
+        return {"id": key, "source": "widget", "createdAt": self.now, "events": events}
+
+    def selected_by(self, record: dict[str, Any], kind: str) -> int:
+        created: int = record["createdAt"]
+        if self.field == "createdAt":
+            return created
+        return self.now if kind == "answer" else latest_event(record)
+
+    def alter(self, record: dict[str, Any], kind: str, number: int) -> None:
+        if kind == "answer" or not record["events"]:
+            record["events"].append(self.event())
+        else:
+            event = record["events"][number % len(record["events"])]
+            event |= {"csatRating": number % 6, "feedback": f"F{self.now}"}
+            record["resolved"] = bool(number % 2)
 
 
 @pytest.fixture(autouse=True)
@@ -299,12 +359,15 @@ def _short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.long
 @pytest.mark.usefixtures("_short_waits")
-def test_the_target_equals_the_world() -> None:
-    Histories.TestCase.settings = settings(
-        max_examples=EXAMPLES,
+@pytest.mark.parametrize(
+    "histories", [ChatHistories, InteractionHistories], ids=lambda h: str(h.export)
+)
+def test_the_target_equals_the_world(histories: type[Histories]) -> None:
+    histories.TestCase.settings = settings(
+        max_examples=-(-EXAMPLES // 2),
         stateful_step_count=8,
         deadline=None,
         suppress_health_check=list(HealthCheck),
         print_blob=True,
     )
-    Histories.TestCase("runTest").runTest()
+    histories.TestCase("runTest").runTest()

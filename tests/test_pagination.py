@@ -12,18 +12,21 @@ import requests
 from tap_fini.pagination import (
     CursorPaginator,
     EnvelopeError,
+    ExportPage,
     Page,
     UntrustedPagingError,
-    parse_page,
 )
+from tap_fini.streams import CHAT_HISTORY
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+FORM = ExportPage(("conversations",), CHAT_HISTORY.shape)
+
 
 def page(ids: Sequence[str], *, has_more: bool = True, **envelope: object) -> Page:
     body = {"conversations": [{"id": key} for key in ids], "hasMore": has_more, **envelope}
-    return parse_page(json.dumps(body).encode(), ("conversations",))
+    return FORM.parse(json.dumps(body).encode())
 
 
 def follow(*pages: Page) -> list[str | None]:
@@ -44,7 +47,9 @@ def follow(*pages: Page) -> list[str | None]:
 def test_a_page() -> None:
     records = [{"id": "a", "createdAt": 5, "x": [1]}, {"id": 7, "updatedAt": "y"}, {"id": None}]
     content = json.dumps({"hasMore": False, "interactions": records}).encode()
-    found = parse_page(content, ("interactions", "conversations"), served_at=9)
+    found = ExportPage(("interactions", "conversations"), CHAT_HISTORY.shape).parse(
+        content, served_at=9
+    )
     assert (found.ids, found.created) == (("a", "7"), (5, None, None))
     assert found.updated == (None, "y", None)
     assert (found.has_more, found.cursor, found.served_at) == (False, "7", 9)
@@ -88,26 +93,26 @@ NO_ARRAY = "an object whose 'conversations' is not an array of objects"
 )
 def test_what_is_no_page(body: bytes, found: str) -> None:
     with pytest.raises(EnvelopeError) as error:
-        parse_page(body, ("conversations",))
+        FORM.parse(body)
     assert str(error.value) == found
 
 
 @pytest.mark.parametrize("body", [b"[]", b"null", b'"conversations"', b"5"])
 def test_json_of_another_type(body: bytes) -> None:
     with pytest.raises(msgspec.ValidationError):
-        parse_page(body, ("conversations",))
+        FORM.parse(body)
 
 
 @pytest.mark.parametrize("body", [b"", b"<html>", b'{"conversations": [', b"\xff"])
 def test_what_is_no_json(body: bytes) -> None:
     with pytest.raises(msgspec.DecodeError) as error:
-        parse_page(body, ("conversations",))
+        FORM.parse(body)
     assert not isinstance(error.value, msgspec.ValidationError)
 
 
 def test_records_that_need_repair() -> None:
     body = b'{"conversations": [{"id": "a", "q": "\\u0000", "n": 1e999}], "hasMore": false}'
-    assert parse_page(body, ("conversations",)).records() == (
+    assert FORM.parse(body).records() == (
         [{"id": "a", "q": "\ufffd", "n": "1e999"}],
         1,
     )
@@ -144,5 +149,5 @@ def test_a_cursor_that_comes_round() -> None:
 
 def test_no_cursor_at_all() -> None:
     body = b'{"conversations": [{"id": null}, {"id": "a"}, {"id": ""}], "hasMore": true}'
-    found = parse_page(body, ("conversations",))
+    found = FORM.parse(body)
     assert (found.ids, found.cursor) == (("a",), "a")

@@ -88,6 +88,8 @@ def test_a_whole_log(sandbox: Sandbox) -> None:
     assert plain(output.log) == [
         f"{TAP}Skipping parse of env var settings...",
         f"{TAP}Added 'bot_requests' as child stream to 'conversations'",
+        f"{TAP}Added 'interaction_events' as child stream to 'interactions'",
+        f"{TAP}Skipping deselected stream 'agents'.",
         f"{PARENT}Beginning sync of 'conversations' in incremental mode",
         (
             f"{PARENT}Reading conversations and bot_requests from 2025-01-01T00:00:00.000Z to "
@@ -107,6 +109,8 @@ def test_a_whole_log(sandbox: Sandbox) -> None:
             f"{PARENT}Read 40 conversations and 110 bot_requests in T: 7 windows, 7 requests, "
             "0 retries, 0 s waited for the throttle, 0 splits, 0 duplicates dropped"
         ),
+        f"{TAP}Skipping deselected stream 'interaction_events'.",
+        f"{TAP}Skipping deselected stream 'interactions'.",
     ]
 
 
@@ -128,7 +132,7 @@ def test_at_most_five_lines_a_window(sandbox: Sandbox, page_size: int, window_da
     output = run_tap(config_for(sandbox, page_size=page_size, window_days=window_days))
     windows = sum("% done" in line for line in output.log)
     assert windows >= 201 / window_days
-    assert len(output.log) <= windows + 12
+    assert len(output.log) <= windows + 16
     assert sum("Beginning sync of 'bot_requests'" in line for line in output.log) == 1
     assert f" {windows} windows, " in last_line(output)
 
@@ -218,7 +222,7 @@ def test_a_process_says_the_same(sandbox: Sandbox, tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     lines = without_end_of_life(done.stderr).splitlines()
     assert sum("% done" in line for line in lines) == 21
-    assert len(lines) <= 21 + 13
+    assert len(lines) <= 21 + 17
     assert API_KEY not in done.stderr
     assert MARKER not in done.stderr
     assert MARKER in done.stdout

@@ -13,19 +13,22 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tap_fini import reader as reader_module
-from tap_fini.pagination import Page, UntrustedPagingError, parse_page
+from tap_fini.pagination import ExportPage, Page, UntrustedPagingError
 from tap_fini.reader import IncompleteError, WindowReader
+from tap_fini.streams import CHAT_HISTORY
 from tap_fini.windows import DAY, Plan, Window
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+FORM = ExportPage(("c",), CHAT_HISTORY.shape)
 
 
 def page(instants: list[int], *, has_more: bool, padding: int = 0) -> Page:
     rows = [
         {"id": str(at), "createdAt": at, "updatedAt": at, "x": "x" * padding} for at in instants
     ]
-    return parse_page(json.dumps({"c": rows, "hasMore": has_more}).encode(), ("c",))
+    return FORM.parse(json.dumps({"c": rows, "hasMore": has_more}).encode())
 
 
 def pages_of(instants: list[int], window: Window, size: int, *, padding: int = 0) -> Iterator[Page]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jsonschema
 import msgspec
@@ -13,27 +13,43 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tap_fini.records import FamilyMaker, UnusableIdError, repair
-from tap_fini.streams import CHAT_HISTORY, BotRequestsStream, ConversationsStream
+from tap_fini.streams import (
+    CHAT_HISTORY,
+    INTERACTIONS,
+    BotRequestsStream,
+    ConversationsStream,
+    InteractionEventsStream,
+    InteractionsStream,
+)
 from tap_fini.windows import to_instant
-from tests.expected import bot_request_rows, conversation_row
-from tests.sandbox import make_conversations
+from tests.expected import bot_request_rows, conversation_row, event_rows, interaction_row
+from tests.sandbox import make_conversations, make_interactions
+
+if TYPE_CHECKING:
+    from tap_fini.export import Export
 
 FALLBACK = 1_735_689_600_000
 FALLBACK_TEXT = "2025-01-01T00:00:00.000Z"
 
-PARENT_SCHEMA: dict[str, Any] = ConversationsStream.schema
-CHILD_SCHEMA: dict[str, Any] = BotRequestsStream.schema
+Schema = dict[str, Any]
+PARENT_SCHEMA: Schema = ConversationsStream.schema
+CHILD_SCHEMA: Schema = BotRequestsStream.schema
 
 
 class Maker:
     """A family maker that keeps its reports."""
 
-    def __init__(self) -> None:
+    def __init__(
+        self,
+        export: Export = CHAT_HISTORY,
+        parent: Schema = ConversationsStream.schema,
+        child: Schema = BotRequestsStream.schema,
+    ) -> None:
         self.reports: list[tuple[str, str, str]] = []
         self._maker = FamilyMaker(
-            CHAT_HISTORY.shape,
-            PARENT_SCHEMA,
-            CHILD_SCHEMA,
+            export.shape,
+            parent,
+            child,
             report_parent=lambda name, problem: self.reports.append(("parent", name, problem)),
             report_child=lambda name, problem: self.reports.append(("child", name, problem)),
         )
@@ -41,6 +57,10 @@ class Maker:
     def make(self, raw: dict[str, Any]) -> tuple[dict[str, Any], list[dict[str, Any]]]:
         row, children = self._maker.parent_row(raw, FALLBACK)
         return row, self._maker.child_rows(row, children)
+
+
+def event_maker() -> Maker:
+    return Maker(INTERACTIONS, InteractionsStream.schema, InteractionEventsStream.schema)
 
 
 def conversation(**fields: object) -> dict[str, Any]:
@@ -52,6 +72,99 @@ def test_ordinary_conversations() -> None:
         maker = Maker()
         assert maker.make(raw) == (conversation_row(raw), bot_request_rows(raw))
         assert maker.reports == []
+
+
+def test_ordinary_interactions() -> None:
+    made = make_interactions(300, seed=11)
+    assert any(not raw["events"] for raw in made)
+    assert {e["csatRating"] for raw in made for e in raw["events"]} >= {None, 0, 5}
+    for raw in made:
+        maker = event_maker()
+        assert maker.make(raw) == (interaction_row(raw), event_rows(raw))
+        assert maker.reports == []
+
+
+@pytest.mark.parametrize(
+    ("fields", "latest"),
+    [
+        ({"events": []}, FALLBACK + 1),
+        ({"events": None}, FALLBACK + 1),
+        ({"events": [{"id": "a", "createdAt": FALLBACK + 9}, {"id": "b"}]}, FALLBACK + 9),
+        ({"events": [{"id": "a", "createdAt": "2025-01-01T00:00:01Z"}]}, FALLBACK + 1000),
+        ({"events": [{"id": "a"}]}, FALLBACK + 1),
+        ({"events": ["?"]}, FALLBACK + 1),
+    ],
+)
+def test_the_time_of_the_latest_event_serves_as_replication_key(
+    fields: dict[str, Any], latest: int
+) -> None:
+    maker = event_maker()
+    row, children = maker.make({"id": "i1", "createdAt": FALLBACK + 1, **fields})
+    assert to_instant(row["latestEventAt"]) == latest
+    assert all(child["interactionLatestEventAt"] == row["latestEventAt"] for child in children)
+    assert (
+        "parent",
+        "latestEventAt",
+        "has no usable value, nor has any other time of the record",
+    ) in (maker.reports) or fields.get("createdAt") != "soon"
+
+
+def test_an_api_field_with_the_name_of_the_derived_time_is_kept() -> None:
+    row, _ = event_maker().make({"id": "i1", "createdAt": FALLBACK, "latestEventAt": 5})
+    assert (row["latestEventAt"], row["extra"]) == (FALLBACK_TEXT, {"latestEventAt": 5})
+
+
+def test_every_event_has_a_key_of_its_own() -> None:
+    """Without a usable id, or with one that an earlier event has, the position makes one."""
+    own = ["e1", None, "e1", 7, "7", {"a": 1}, "", "x" * 151, True, "position:1", "x" * 150]
+    events = [{"id": key, "createdAt": FALLBACK + n} for n, key in enumerate(own)]
+    events.append({"createdAt": FALLBACK + 99})
+    maker = event_maker()
+    row, children = maker.make({"id": "i1", "createdAt": FALLBACK, "events": events})
+    assert row["eventCount"] == len(events)
+    assert [child["id"] for child in children] == [
+        "e1",
+        "position:position:1",
+        "position:2",
+        "7",
+        "position:4",
+        "position:5",
+        "position:6",
+        "position:7",
+        "position:8",
+        "position:1",
+        "x" * 150,
+        "position:11",
+    ]
+    assert [child.get("extra", {}).get("id") for child in children] == [
+        *(None, None, "e1", None, "7", {"a": 1}, "", "x" * 151, True, None, None, None)
+    ]
+    place = "so its position serves in its place"
+    assert set(maker.reports) == {
+        ("child", "id", f"is not usable, {place}"),
+        ("child", "id", f"is another record's too, {place}"),
+    }
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("csatRating", -1),
+        ("csatRating", 2**31),
+        ("csatRating", 4.5),
+        ("csatRating", True),
+        ("csatRating", "5"),
+        ("attachments", ["file.txt"]),
+        ("tags", [{"id": "t1"}]),
+        ("usedArticles", {"id": "a"}),
+        ("feedback", {"text": "bad"}),
+        ("externalCreatedAt", "yesterday"),
+    ],
+)
+def test_misfits_of_events_are_kept(name: str, value: object) -> None:
+    raw = {"id": "i1", "createdAt": FALLBACK, "events": [{"id": "e", name: value}]}
+    _, (child,) = event_maker().make(raw)
+    assert (child[name], child["extra"]) == (None, {name: value})
 
 
 def test_unknown_fields_are_kept() -> None:
@@ -120,6 +233,10 @@ def test_items_that_are_no_bot_requests_are_kept() -> None:
             {"updatedAt": None, "createdAt": None, "botRequests": [{"createdAt": 1740407178963}]},
             1740407178963,
         ),
+        (
+            {"createdAt": "x", "updatedAt": [], "botRequests": [{}, {"createdAt": FALLBACK + 9}]},
+            FALLBACK + 9,
+        ),
         ({"updatedAt": "x", "createdAt": "y"}, FALLBACK),
         ({"updatedAt": None, "createdAt": None, "botRequests": [{}]}, FALLBACK),
     ],
@@ -168,30 +285,52 @@ JSON = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
     max_leaves=8,
 )
-NAMES = st.sampled_from([*PARENT_SCHEMA["properties"], *CHILD_SCHEMA["properties"], "botRequests"])
-ANY_OBJECT = st.dictionaries(NAMES | st.text(), JSON, max_size=12)
-ANY_CONVERSATION = st.builds(
-    lambda raw, key, requests: {**raw, "id": key, **requests},
-    ANY_OBJECT,
-    st.text(min_size=1) | st.integers(),
-    st.fixed_dictionaries({}, optional={"botRequests": st.lists(ANY_OBJECT | JSON, max_size=4)}),
-)
 
 
-@given(ANY_CONVERSATION)
+def any_record(children: str, parent: Schema, child: Schema) -> st.SearchStrategy[dict[str, Any]]:
+    names = st.sampled_from([*parent["properties"], *child["properties"], children])
+    any_object = st.dictionaries(names | st.text(), JSON, max_size=12)
+    return st.builds(
+        lambda raw, key, inside: {**raw, "id": key, **inside},
+        any_object,
+        st.text(min_size=1) | st.integers(),
+        st.fixed_dictionaries({}, optional={children: st.lists(any_object | JSON, max_size=4)}),
+    )
+
+
+def in_order(found: Any) -> list[dict[str, Any]]:
+    """Return the objects of an array, by their time."""
+    objects = [item for item in found if isinstance(item, dict)] if isinstance(found, list) else []
+    objects.sort(key=lambda item: to_instant(item.get("createdAt")) or math.inf)
+    return objects
+
+
+@given(any_record("botRequests", PARENT_SCHEMA, CHILD_SCHEMA))
 def test_any_json_fits_the_schema_and_nothing_is_lost(raw: dict[str, Any]) -> None:
     row, children = Maker().make(raw)
     jsonschema.validate(row, PARENT_SCHEMA)
     assert_kept(raw, row, {"id", "updatedAt", "botRequests"})
-    requests = raw.get("botRequests")
-    in_order = (
-        [item for item in requests if isinstance(item, dict)] if isinstance(requests, list) else []
-    )
-    assert len(children) == row["botRequestCount"] == len(in_order)
-    in_order.sort(key=lambda item: to_instant(item.get("createdAt")) or math.inf)
-    for original, child in zip(in_order, children, strict=True):
+    objects = in_order(raw.get("botRequests"))
+    assert len(children) == row["botRequestCount"] == len(objects)
+    for original, child in zip(objects, children, strict=True):
         jsonschema.validate(child, CHILD_SCHEMA)
         assert_kept(original, child, set())
+
+
+@given(any_record("events", InteractionsStream.schema, InteractionEventsStream.schema))
+def test_any_json_fits_the_schema_of_the_newer_export_too(raw: dict[str, Any]) -> None:
+    row, children = event_maker().make(raw)
+    jsonschema.validate(row, InteractionsStream.schema)
+    assert_kept(raw, row, {"id", "events"})
+    objects = in_order(raw.get("events"))
+    assert len({child["id"] for child in children}) == row["eventCount"] == len(objects)
+    for original, child in zip(objects, children, strict=True):
+        jsonschema.validate(child, InteractionEventsStream.schema)
+        assert_kept(original, child, {"id"})
+        own = original.get("id")
+        assert own is None or child.get("extra", {}).get("id", own) == own
+        if "id" not in child.get("extra", {}) and own is not None:
+            assert child["id"] == str(own)
 
 
 def assert_kept(raw: dict[str, Any], row: dict[str, Any], special: set[str]) -> None:
@@ -199,11 +338,11 @@ def assert_kept(raw: dict[str, Any], row: dict[str, Any], special: set[str]) -> 
     extra = row.get("extra", {})
     for name, value in raw.items():
         if name in extra:
-            assert extra[name] == value or name == "botRequests"
+            assert extra[name] == value or name in {"botRequests", "events"}
         elif name in special:
             if name == "updatedAt" and value is not None:
                 assert to_instant(row[name]) == to_instant(value)
-        elif name == "createdAt" and value is not None:
+        elif name in {"createdAt", "externalCreatedAt"} and value is not None:
             assert to_instant(row[name]) == to_instant(value)
         else:
             assert row[name] == value

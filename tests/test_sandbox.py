@@ -540,7 +540,7 @@ GOOD = (
         ("", "", 200),
         (PATH, "/", 404),
         (PATH, PATH + "/", 404),
-        (PATH, "/v2/hc-interactions/public", 404),
+        (PATH, "/v2/documents/public", 404),
         ("GET", "POST", 405),
         ("GET", "DELETE", 405),
         ("Authorization", "X-Authorization", 401),

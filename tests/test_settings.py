@@ -128,6 +128,14 @@ def no_date(name: str) -> str:
     return f"The setting '{name}' is not a date, such as 2025-01-31T12:00:00Z."
 
 
+def no_filter(name: str, streams: str = "'conversations' and 'bot_requests'") -> str:
+    return (
+        f"The filter '{name}' cannot be applied to {streams}, for Fini has none of that kind "
+        "there: leave it out, or deselect what it does not fit."
+    )
+
+
+NO_SOURCE = f"The setting 'source' has to be one of {SOURCES} for 'conversations'."
 LATER = "The setting 'end_date' has to be later than 'start_date'."
 
 MISTAKES: list[tuple[dict[str, Any], str]] = [
@@ -188,8 +196,11 @@ MISTAKES: list[tuple[dict[str, Any], str]] = [
     ({"page_size": "50.5"}, has_to_be("page_size", "a whole number")),
     ({"page_size": True}, has_to_be("page_size", "a whole number")),
     ({"page_size": [50]}, has_to_be("page_size", "a whole number")),
-    ({"source": "email"}, has_to_be("source", f"one of {SOURCES}")),
-    ({"source": "Slack"}, has_to_be("source", f"one of {SOURCES}")),
+    ({"source": "email"}, NO_SOURCE),
+    ({"source": "Slack"}, NO_SOURCE),
+    ({"source": "zendesk,slack"}, NO_SOURCE),
+    ({"agent_id": "a"}, no_filter("agent_id")),
+    ({"channel": "email", "source": "front"}, f"{NO_SOURCE} {no_filter('channel')}"),
     ({"feedback_type": "up"}, has_to_be("feedback_type", f"one of {FEEDBACK}")),
     ({"category": 5}, has_to_be("category", "a text")),
     ({"user_id": 5}, has_to_be("user_id", "a text")),
@@ -216,10 +227,10 @@ MISTAKES: list[tuple[dict[str, Any], str]] = [
         has_to_be("batch_config.encoding.format", "one of jsonl, parquet"),
     ),
     (
-        {"page_size": 0, "source": "email", "window_days": 91},
+        {"page_size": 0, "feedback_type": "up", "window_days": 91},
         (
-            f"{has_to_be('page_size', '1 or more')} {has_to_be('source', f'one of {SOURCES}')} "
-            f"{has_to_be('window_days', '90 or less')}"
+            f"{has_to_be('feedback_type', f'one of {FEEDBACK}')} "
+            f"{has_to_be('page_size', '1 or more')} {has_to_be('window_days', '90 or less')}"
         ),
     ),
     (
@@ -266,8 +277,11 @@ def test_discovery_needs_no_settings_and_minds_no_mistakes(command: Command) -> 
         ended = command(*args)
         assert ended.status == 0
         assert [s["tap_stream_id"] for s in json.loads(ended.stdout)["streams"]] == [
+            "agents",
             "bot_requests",
             "conversations",
+            "interaction_events",
+            "interactions",
         ]
 
 
@@ -418,7 +432,7 @@ def test_empty_variables_set_nothing_and_hide_nothing(command: Command, sandbox:
         ("page_size", "0", has_to_be("page_size", "1 or more")),
         ("window_days", "91", has_to_be("window_days", "90 or less")),
         ("lookback_days", "inf", has_to_be("lookback_days", "a number")),
-        ("source", "email", has_to_be("source", f"one of {SOURCES}")),
+        ("source", "email", NO_SOURCE),
         ("start_date", "soon", no_date("start_date")),
         ("api_url", "http://host", HTTPS),
         ("api_key", f"{KEY}\n{KEY}", A_KEY),
@@ -463,6 +477,8 @@ OPTIONAL = [
     "user_id",
     "ticket_id",
     "question",
+    "agent_id",
+    "channel",
     "user_agent",
 ]
 
@@ -498,7 +514,6 @@ def test_every_setting_is_described_and_only_the_key_is_secret() -> None:
         "lookback_days": [0],
         "window_days": [0, 90],
         "page_size": [1, 100],
-        "source": [SOURCES.split(", ")],
         "feedback_type": [FEEDBACK.split(", ")],
         "max_concurrent_requests": [1, 16],
         "max_requests_per_minute": [0],

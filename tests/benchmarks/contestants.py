@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import msgspec
 
 from tests.benchmarks.measure import ROOT, Messages, Places, read_messages
+from tests.exports import INTERACTIONS
 from tests.targets import CACHE
 
 if TYPE_CHECKING:
@@ -146,6 +147,15 @@ def tap_command(config: Path, _: Path) -> list[str]:
 
 
 TAP = Contestant("tap-fini", tap_command, {"max_requests_per_minute": 0}, _read_singer, 10**9)
+
+
+def _newer_command(config: Path, folder: Path) -> list[str]:
+    catalog = folder / "catalog.json"
+    catalog.write_text(json.dumps(INTERACTIONS.catalog()), encoding="utf-8")
+    return [*tap_command(config, folder), "--catalog", str(catalog)]
+
+
+TAP_NEWER = Contestant("interactions (tap-fini)", _newer_command, TAP.settings, _read_singer, 10**9)
 PLAIN = Contestant(
     "plain SDK tap",
     lambda config, _: [sys.executable, str(HERE / "plain_tap.py"), "--config", str(config)],

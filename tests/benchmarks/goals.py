@@ -80,6 +80,18 @@ GOALS = (
         needs="adaptive windows",
     ),
     Goal(
+        "2", "SCHEMAs a stream, newer export", "newer", "20000.schemas", 1, "", needs="one engine"
+    ),
+    Goal("2", "peak memory, newer export", "newer", "20000.peak", 150, "MB", needs="one engine"),
+    Goal(
+        "4.2",
+        "requests a page, newer export",
+        "newer",
+        "20000.requests",
+        1.05,
+        needs="heads that know the latest event",
+    ),
+    Goal(
         "4.2",
         "requests a page, without empty windows, gaps",
         "requests",

@@ -30,7 +30,8 @@ ROOT = Path(__file__).parents[2]
 PATIENCE = 1800
 """Seconds after which a run is ended and the benchmark fails."""
 
-_WINDOW_LINE = re.compile(rb": (\d+) conversations, \d+ bot_requests, \d+ pages; ")
+_WINDOW_LINE = re.compile(rb": (\d+) \w+, \d+ \w+, \d+ pages; ")
+_PARENTS = {"conversations", "interactions"}
 _END_LINE = re.compile(
     rb" (\d+) windows, (\d+) requests, (\d+) retries, .* (\d+) splits, (\d+) dup"
 )
@@ -126,7 +127,7 @@ def read_messages(lines: Iterable[bytes]) -> Messages:
     for text in lines:
         found.size += len(text)
         line = _LINE.decode(text)
-        if line.type == "RECORD" and line.stream == "conversations":
+        if line.type == "RECORD" and line.stream in _PARENTS:
             assert line.record is not None
             found.conversations += 1
             seen.add(line.record.id)

@@ -16,6 +16,7 @@ from tests.benchmarks.contestants import (
     FLOOR,
     PLAIN,
     TAP,
+    TAP_NEWER,
     dlt_to_duckdb,
     extras,
     read_duckdb,
@@ -64,6 +65,19 @@ def records(bench: Bench) -> Figures:
             bench.points.setdefault("CPU per conversation, µs", {}).setdefault(name, []).append(
                 (size, cost)
             )
+    return figures
+
+
+def newer(bench: Bench) -> Figures:
+    """The tap reads the newer export: the same even year, told in interactions."""
+    figures: Figures = {}
+    for size in bench.sizes:
+        if size > PLAIN.largest:
+            continue
+        comparison = f"{size:,} interactions to a file"
+        with bench.serve(even(size), newer=1) as site:
+            runs = [site.run(comparison, TAP_NEWER) for _ in range(bench.repeat)]
+        figures |= _counted(f"{size}", runs, pages=-(-size // PAGE_SIZE))
     return figures
 
 
@@ -309,5 +323,5 @@ def startup(bench: Bench) -> Figures:
 
 SCENARIOS: dict[str, Callable[[Bench], Figures]] = {
     scenario.__name__: scenario
-    for scenario in (startup, records, requests, throttle, latency, duckdb, memory)
+    for scenario in (startup, records, newer, requests, throttle, latency, duckdb, memory)
 }

@@ -21,6 +21,7 @@ from urllib.parse import parse_qsl
 from tests.benchmarks.history import History, Stretch, place_of
 
 PATH = "/v2/bots/requests/public"
+NEWER_PATH = "/v2/hc-interactions/public"
 CONTROL = "/control"
 
 
@@ -43,7 +44,7 @@ class Api:
         params = dict(parse_qsl(query, keep_blank_values=True))
         if path == CONTROL:
             return 0.0, _response("200 OK", self._control(params))
-        if path != PATH:
+        if path != (NEWER_PATH if self.history.newer else PATH):
             return 0.0, _response("404 Not Found", b'{"message":"Cannot GET"}')
         wait = self._throttled()
         if wait:
@@ -56,13 +57,15 @@ class Api:
 
     def _page(self, params: dict[str, str]) -> bytes:
         history = self.history
-        first = history.before(int(params["startEpoch"]))
-        end = history.before(int(params["endEpoch"]) + 1)
+        newer = history.newer
+        first = history.before(int(params["since" if newer else "startEpoch"]))
+        end = history.before(int(params["until" if newer else "endEpoch"]) + 1)
         if "cursor" in params:
             end = min(end, place_of(params["cursor"]))
         start = max(first, end - int(params.get("limit", 50)))
         rows = b",".join([history.conversation(n) for n in range(end - 1, start - 1, -1)])
-        return b'{"conversations":[%b],"hasMore":%b}' % (
+        return b'{"%b":[%b],"hasMore":%b}' % (
+            b"interactions" if newer else b"conversations",
             rows,
             b"true" if start > first else b"false",
         )
@@ -147,7 +150,12 @@ def main() -> None:
     """Serve the history that the argument describes."""
     spec = json.loads(sys.argv[1])
     stretches = [Stretch(*stretch) for stretch in spec["stretches"]]
-    history = History(stretches, seed=spec.get("seed", 0), huge=spec.get("huge", 0))
+    history = History(
+        stretches,
+        seed=spec.get("seed", 0),
+        huge=spec.get("huge", 0),
+        newer=spec.get("newer", False),
+    )
     threading.Thread(target=_end_with_parent, daemon=True).start()
     asyncio.run(_serve(Api(history)))
 

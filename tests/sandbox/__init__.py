@@ -3,6 +3,12 @@
 from __future__ import annotations
 
 from tests.sandbox.data import documented_example, edited, make_conversations
+from tests.sandbox.interaction_data import (
+    as_interaction,
+    documented_interaction,
+    make_agents,
+    make_interactions,
+)
 from tests.sandbox.server import API_KEY, WRITE_ONLY_KEY, Request, Sandbox
 from tests.sandbox.switches import Fault, Switches
 from tests.sandbox.world import World
@@ -15,7 +21,11 @@ __all__ = [
     "Sandbox",
     "Switches",
     "World",
+    "as_interaction",
     "documented_example",
+    "documented_interaction",
     "edited",
+    "make_agents",
     "make_conversations",
+    "make_interactions",
 ]

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
 from tests.sandbox.data import Shape, edited, make_conversations
+from tests.sandbox.interaction_data import make_agents, make_interactions
 from tests.sandbox.server import Request, Sandbox
 from tests.sandbox.switches import CHOICES, Fault, Switches
 
@@ -41,8 +42,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
         marker=options.marker,
         shape=options.shape,
     )
+    interactions = make_interactions(
+        options.interactions, seed=options.seed, start=start, end=end, marker=options.marker
+    )
     switches = Switches(**{field.name: getattr(options, field.name) for field in fields(Switches)})
-    sandbox = Sandbox(conversations, switches, port=options.port)
+    sandbox = Sandbox(
+        conversations,
+        switches,
+        interactions=interactions,
+        agents=make_agents(),
+        port=options.port,
+    )
     sandbox.faults = options.fault
     if options.churn and conversations:
         sandbox.on_request = _churn(sandbox, [c["id"] for c in conversations], options)
@@ -53,6 +63,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         }
         # The world has its own copy, and a benchmark's 70 MB need not be held twice.
         conversations.clear()
+        interactions.clear()
         if options.ready_file is not None:
             _write_whole(
                 options.ready_file,
@@ -76,6 +87,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--port", type=int, default=0, help="0: any free port")
     parser.add_argument("--conversations", type=int, default=2000, help="how many")
+    parser.add_argument("--interactions", type=int, default=0, help="how many")
     parser.add_argument("--seed", type=int, default=0, help="of the made-up data and of --churn")
     parser.add_argument("--start", type=_date, help="default: 180 days before --end")
     parser.add_argument("--end", type=_date, help="default: today's midnight, UTC")

@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-from bisect import bisect_left, bisect_right
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from tests.sandbox.paging import Page, Refusal, cut, limit_of, listing_of, window_of
+from tests.sandbox.paging import Refusal, page_of, refuse_unknown, window_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Mapping
 
-    from tests.sandbox.paging import Window
     from tests.sandbox.switches import Switches
     from tests.sandbox.world import Entry, World
 
 PATH = "/v2/bots/requests/public"
+
+ENDS = ("startEpoch", "endEpoch")
 
 SOURCES = ("zendesk", "slack", "discord", "widget", "intercom", "ui", "api")
 
@@ -45,51 +45,12 @@ def answer(
     Raises:
         Refusal: the request breaks a rule.
     """
-    unknown = params.keys() - KNOWN
-    if unknown:
-        raise Refusal(400, f"property {min(unknown)} should not exist")
-    for name, value in params.items():
-        if not value and name not in {"cursor", "direction"}:
-            raise Refusal(400, f"{name} should not be empty")
-    limit = limit_of(params.get("limit"), switches)
-    window = window_of(params.get("startEpoch"), params.get("endEpoch"), now, switches)
-    filters = {name: params[name] for name in FILTERS if name in params}
-    tests = [FILTERS[name](value) for name, value in filters.items()]
-    shape = (
-        window,
-        tuple(filters.items()),
-        switches.filter_field,
-        switches.start_inclusive,
-        switches.end_inclusive,
-        switches.order,
-        switches.order_field,
-    )
-    with world.lock:
-        listing = world.memo(
-            shape,
-            lambda: listing_of(
-                [e for e in _within(world, window, switches) if all(test(e) for test in tests)],
-                switches,
-            ),
-        )
-        page: Page = cut(listing, params, limit, switches)
-        rows = b",".join([world.served(entry, switches) for entry in page.rows])
+    refuse_unknown(params, KNOWN)
+    window = window_of(params, ENDS, now, switches)
+    tests = {name: make(params[name]) for name, make in FILTERS.items() if name in params}
+    rows, page = page_of(world, params, window, tests, switches)
     tail = msgspec.json.encode({"hasMore": page.has_more, **page.cursors})
     return b'{"conversations":[' + rows + b"]," + tail[1:], tuple(e.id for e in page.rows)
-
-
-def _within(world: World, window: Window, switches: Switches) -> Sequence[Entry]:
-    """Find the conversations of a window, by the field that the switches filter by."""
-    by = switches.filter_field
-
-    def by_time() -> tuple[list[int], list[Entry]]:
-        entries = sorted(world.entries, key=lambda entry: entry.times[by])
-        return [entry.times[by] for entry in entries], entries
-
-    times, entries = world.memo(("by time", by), by_time)
-    first = (bisect_left if switches.start_inclusive else bisect_right)(times, window.start)
-    last = (bisect_right if switches.end_inclusive else bisect_left)(times, window.end)
-    return entries[first:last]
 
 
 def _source(value: str) -> Callable[[Entry], bool]:
@@ -151,4 +112,4 @@ FILTERS: dict[str, Callable[[str], Callable[[Entry], bool]]] = {
 }
 """The documented filters: from a parameter's value to what it lets through."""
 
-KNOWN = {"startEpoch", "endEpoch", "limit", "direction", "cursor", *FILTERS}
+KNOWN = {*ENDS, "limit", "direction", "cursor", *FILTERS}

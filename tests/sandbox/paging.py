@@ -15,10 +15,10 @@ import msgspec
 from tests.sandbox.world import shuffle_key
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Collection, Mapping, Sequence
 
     from tests.sandbox.switches import Switches
-    from tests.sandbox.world import Entry
+    from tests.sandbox.world import Entry, World
 
 DAY = 86_400_000
 """Milliseconds in a day."""
@@ -91,6 +91,76 @@ def listing_of(entries: Sequence[Entry], switches: Switches) -> Listing:
     return Listing(rows, [key for key, _ in keyed], descending)
 
 
+def refuse_unknown(params: Mapping[str, str], known: Collection[str]) -> None:
+    """Refuse parameters that an endpoint does not have, and empty ones.
+
+    Raises:
+        Refusal: there is one.
+    """
+    unknown = params.keys() - known
+    if unknown:
+        raise Refusal(400, f"property {min(unknown)} should not exist")
+    for name, value in params.items():
+        if not value and name not in {"cursor", "direction"}:
+            raise Refusal(400, f"{name} should not be empty")
+
+
+def page_of(
+    world: World,
+    params: Mapping[str, str],
+    window: Window,
+    tests: Mapping[str, Callable[[Entry], bool]],
+    switches: Switches,
+) -> tuple[bytes, Page]:
+    """Find the page that a query asks for.
+
+    Args:
+        world: what there is.
+        params: the query parameters.
+        window: the span they ask for.
+        tests: what the filters among them let through, by their names.
+        switches: how this Fini behaves.
+
+    Returns:
+        The JSON of the records, separated by commas, and the page.
+
+    Raises:
+        Refusal: the request breaks a rule.
+    """
+    limit = limit_of(params.get("limit"), switches)
+    shape = (
+        window,
+        tuple((name, params[name]) for name in tests),
+        switches.filter_field,
+        switches.start_inclusive,
+        switches.end_inclusive,
+        switches.order,
+        switches.order_field,
+    )
+
+    def build() -> Listing:
+        entries = _within(world, window, switches)
+        return listing_of([e for e in entries if all(t(e) for t in tests.values())], switches)
+
+    with world.lock:
+        page = cut(world.memo(shape, build), params, limit, switches)
+        return b",".join([world.served(entry, switches) for entry in page.rows]), page
+
+
+def _within(world: World, window: Window, switches: Switches) -> Sequence[Entry]:
+    """Find the records of a window, by the field that the switches filter by."""
+    by = switches.filter_field
+
+    def by_time() -> tuple[list[int], list[Entry]]:
+        entries = sorted(world.entries, key=lambda entry: entry.times[by])
+        return [entry.times[by] for entry in entries], entries
+
+    times, entries = world.memo(("by time", by), by_time)
+    first = (bisect_left if switches.start_inclusive else bisect_right)(times, window.start)
+    last = (bisect_right if switches.end_inclusive else bisect_left)(times, window.end)
+    return entries[first:last]
+
+
 def integer(name: str, text: str) -> int:
     """Read a parameter that has to be a non-negative integer.
 
@@ -102,20 +172,29 @@ def integer(name: str, text: str) -> int:
     return int(text)
 
 
-def window_of(start: str | None, end: str | None, now: int, switches: Switches) -> Window:
+def window_of(
+    params: Mapping[str, str], names: tuple[str, str], now: int, switches: Switches
+) -> Window:
     """Return the window a query asks for, the API's defaults filled in.
+
+    Args:
+        params: the query parameters.
+        names: those of the two ends.
+        now: the server's time in epoch milliseconds.
+        switches: how this Fini behaves.
 
     Raises:
         Refusal: the window is empty or too wide, or an end is no epoch.
     """
-    last = now if end is None else integer("endEpoch", end)
+    start, end = names
+    last = integer(end, params[end]) if end in params else now
     first = (
-        now - int(switches.default_window_days * DAY)
-        if start is None
-        else integer("startEpoch", start)
+        integer(start, params[start])
+        if start in params
+        else now - int(switches.default_window_days * DAY)
     )
     if first >= last:
-        raise Refusal(400, "startEpoch must be before endEpoch")
+        raise Refusal(400, f"{start} must be before {end}")
     widest = switches.max_window_days
     if widest is not None and last - first > widest * DAY:
         raise Refusal(400, f"The time range must not be wider than {widest:g} days")
@@ -175,12 +254,13 @@ def cut(listing: Listing, params: Mapping[str, str], limit: int, switches: Switc
         "always": True,
     }[switches.has_more]
     cursors: dict[str, str | None] = {}
-    if switches.cursor in {"body_cursor", "body_next_cursor"}:
-        ends = (
-            (_token(listing.key_at(first), digest), _token(listing.key_at(last - 1), digest))
-            if rows
-            else (None, None)
-        )
+    if switches.cursor in {"body_cursor", "body_next_cursor", "next_id"}:
+        ends: tuple[str | None, str | None] = (None, None)
+        if rows and switches.cursor == "next_id":
+            ends = rows[0].id, rows[-1].id
+        elif rows:
+            keys = listing.key_at(first), listing.key_at(last - 1)
+            ends = _token(keys[0], digest), _token(keys[1], digest)
         if switches.cursor == "body_cursor":
             # There even when nothing follows: only hasMore says that it is over.
             cursors["cursor"] = ends[1] if direction == "next" else ends[0]
@@ -199,7 +279,7 @@ def _around_cursor(
         return (0, 0)
     if switches.cursor == "refused":
         raise Refusal(400, "cursor is not valid")
-    if switches.cursor != "last_id":
+    if switches.cursor not in {"last_id", "next_id"}:
         return listing.around(_untoken(cursor, digest))
     found = listing.places.get(cursor)
     if found is not None:

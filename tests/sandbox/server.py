@@ -13,16 +13,19 @@ from collections import deque
 from contextlib import suppress
 from dataclasses import dataclass, field
 from email.utils import formatdate
+from functools import partial
 from http import HTTPStatus
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import parse_qsl
 
 import msgspec
 
+from tests.sandbox import agents as agent_list
 from tests.sandbox import chat_history
+from tests.sandbox import interactions as interaction_export
 from tests.sandbox.paging import Refusal
 from tests.sandbox.switches import Fault, Switches
-from tests.sandbox.world import World, as_served
+from tests.sandbox.world import World
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -35,8 +38,6 @@ API_KEY = "fini_sandbox_5d1f0c7e9ab34826b7c3e0f4a2d9186c"
 
 WRITE_ONLY_KEY = "fini_sandbox_write_only"
 """A key without the read scope: answered by 403."""
-
-ENDPOINTS = {chat_history.PATH: chat_history.answer}
 
 _HEAD_LIMIT = 65_536
 _JSON = "application/json; charset=utf-8"
@@ -100,6 +101,8 @@ class Sandbox:
         conversations: Iterable[Conversation] = (),
         switches: Switches | None = None,
         *,
+        interactions: Iterable[Conversation] = (),
+        agents: Iterable[dict[str, Any]] = (),
         port: int = 0,
         clock: Callable[[], int] | None = None,
     ) -> None:
@@ -108,10 +111,14 @@ class Sandbox:
         Args:
             conversations: what there is at first.
             switches: which Fini this is; may be replaced at any time.
+            interactions: what the newer export has at first.
+            agents: the workspace's agents.
             port: 0 for any free one.
             clock: the server's time in epoch milliseconds, for its Date header and default window.
         """
         self.world = World(conversations)
+        self.interactions = interaction_export.world_of(interactions)
+        self.agents = list(agents)
         self.switches = Switches() if switches is None else switches
         self.faults: list[Fault] = []
         self.requests: list[Request] = []
@@ -119,6 +126,11 @@ class Sandbox:
         self.on_request: Callable[[int, Request], None] | None = None
         self.api_key = API_KEY
         self.port = port
+        self._endpoints = {
+            chat_history.PATH: partial(chat_history.answer, self.world),
+            interaction_export.PATH: partial(interaction_export.answer, self.interactions),
+            agent_list.PATH: partial(agent_list.answer, self.agents),
+        }
         self._clock = clock or _now
         self._lock = threading.Lock()
         self._hits: dict[Fault, int] = {}
@@ -135,8 +147,7 @@ class Sandbox:
 
     def truth(self) -> list[Conversation]:
         """Every conversation as it is served under the present switches, by id."""
-        entries = sorted(self.world.entries, key=lambda entry: entry.id)
-        return [as_served(entry.decoded(), self.switches) for entry in entries]
+        return self.world.truth(self.switches)
 
     def reset(self) -> None:
         """Forget the requests, the violations and the hits of faults.
@@ -285,7 +296,7 @@ class Sandbox:
     def _answer(self, request: Request, wrong: str | None, switches: Switches) -> _Answer:
         """Answer properly."""
         try:
-            endpoint = ENDPOINTS.get(request.path)
+            endpoint = self._endpoints.get(request.path)
             if endpoint is None:
                 raise Refusal(404, f"Cannot {request.method} {request.path}")  # noqa: TRY301
             if request.method != "GET":
@@ -299,7 +310,7 @@ class Sandbox:
                 raise Refusal(401, "Invalid API key" if key else "Missing API key")  # noqa: TRY301
             if wrong is not None:
                 raise Refusal(400, wrong)  # noqa: TRY301
-            body, ids = endpoint(self.world, request.params, switches, self._clock())
+            body, ids = endpoint(request.params, switches, self._clock())
         except Refusal as refusal:
             return _error(refusal.status, refusal.message)
         return _Answer(200, body, ids=ids)

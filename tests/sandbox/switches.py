@@ -33,7 +33,9 @@ class Switches:
         ValueError: a value that the switch does not have.
     """
 
-    cursor: Literal["last_id", "body_cursor", "body_next_cursor", "ignored", "refused"] = "last_id"
+    cursor: Literal[
+        "last_id", "body_cursor", "body_next_cursor", "next_id", "ignored", "refused"
+    ] = "last_id"
     unknown_cursor: Literal["empty", "refused", "first"] = "refused"
     order: Literal["newest", "oldest", "shuffled"] = "newest"
     order_field: Literal["createdAt", "updatedAt"] | None = None
@@ -48,6 +50,7 @@ class Switches:
     bot_request_order: Literal["oldest", "newest", "shuffled"] = "oldest"
     bot_request_ids: bool = False
     user_ids: bool = True
+    interactions_key: Literal["interactions", "conversations"] = "interactions"
     throttle: int | None = None
     throttle_window: float = 60.0
     retry_after: Literal["seconds", "date"] | None = "seconds"

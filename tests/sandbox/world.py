@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import threading
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeGuard, TypeVar
 
 import msgspec
 
@@ -22,7 +22,7 @@ _MEMO_SIZE = 256
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One conversation, encoded, with what the API's filters look at.
+    """One conversation or interaction, encoded, with what the API's filters look at.
 
     Kept as JSON: small, and a copy by nature, so that nobody changes the world through a dict.
     """
@@ -31,12 +31,14 @@ class Entry:
     json: bytes
     times: dict[str, int]
     source: Any
-    categories: tuple[Any, ...]
-    feedback: Any
-    escalation: Any
-    has_links: Any
-    user_id: Any
-    ticket_id: Any
+    channel: Any = None
+    agent: Any = None
+    categories: tuple[Any, ...] = ()
+    feedback: Any = None
+    escalation: Any = None
+    has_links: Any = None
+    user_id: Any = None
+    ticket_id: Any = None
 
     @classmethod
     def of(cls, conversation: Conversation) -> Entry:
@@ -81,10 +83,24 @@ class Entry:
 class World:
     """The conversations, changed by tests and read by the server, thread-safe."""
 
-    def __init__(self, conversations: Iterable[Conversation] = ()) -> None:
-        """Take copies of ``conversations``; a later one replaces an earlier one of the same id."""
+    def __init__(
+        self,
+        conversations: Iterable[Conversation] = (),
+        *,
+        entry_of: Callable[[Conversation], Entry] = Entry.of,
+        as_served: Callable[[Conversation, Switches], Conversation] | None = None,
+    ) -> None:
+        """Take copies of ``conversations``; a later one replaces an earlier one of the same id.
+
+        Args:
+            conversations: what there is at first.
+            entry_of: encodes one.
+            as_served: turns one, in place, into what the API shows.
+        """
         self.lock = threading.RLock()
-        self._entries = {entry.id: entry for entry in map(Entry.of, conversations)}
+        self._entry_of = entry_of
+        self._as_served = as_served or conversation_as_served
+        self._entries = {entry.id: entry for entry in map(entry_of, conversations)}
         self._memo: dict[Hashable, Any] = {}
         self._served: dict[Hashable, dict[str, bytes]] = {}
 
@@ -114,7 +130,7 @@ class World:
 
     def upsert(self, conversation: Conversation) -> None:
         """Put a copy of ``conversation`` in, in place of the one with its id."""
-        entry = Entry.of(conversation)
+        entry = self._entry_of(conversation)
         with self.lock:
             self._entries[entry.id] = entry
             self._forget(entry.id)
@@ -144,8 +160,15 @@ class World:
         known = self._served.setdefault(form, {})
         found = known.get(entry.id)
         if found is None:
-            found = known[entry.id] = msgspec.json.encode(as_served(entry.decoded(), switches))
+            found = known[entry.id] = msgspec.json.encode(
+                self._as_served(entry.decoded(), switches)
+            )
         return found
+
+    def truth(self, switches: Switches) -> list[Conversation]:
+        """Return all conversations as they are served, by id."""
+        entries = sorted(self.entries, key=lambda entry: entry.id)
+        return [self._as_served(entry.decoded(), switches) for entry in entries]
 
     def _forget(self, conversation_id: str) -> None:
         self._memo.clear()
@@ -158,27 +181,38 @@ def shuffle_key(*parts: object) -> str:
     return hashlib.blake2b("\0".join(map(str, parts)).encode(), digest_size=16).hexdigest()
 
 
-def as_served(conversation: Conversation, switches: Switches) -> Conversation:
+def conversation_as_served(conversation: Conversation, switches: Switches) -> Conversation:
     """Turn a conversation, in place, into what the API shows under ``switches``."""
     if not switches.user_ids:
         conversation.pop("userId", None)
     rows = conversation.get("botRequests")
-    if not isinstance(rows, list) or not all(
-        isinstance(row, dict) and isinstance(row.get("createdAt"), int) for row in rows
-    ):
-        # A test's own misfit goes out as it came.
-        return conversation
-    rows.sort(key=lambda row: row["createdAt"])
-    conversation["botRequests"] = rows = [
-        _with_id(row, conversation["id"], place) if switches.bot_request_ids else _without_id(row)
-        for place, row in enumerate(rows)
-    ]
-    if switches.bot_request_order == "newest":
-        rows.reverse()
-    elif switches.bot_request_order == "shuffled":
-        places = sorted(range(len(rows)), key=lambda place: shuffle_key(conversation["id"], place))
-        conversation["botRequests"] = [rows[place] for place in places]
+    if are_timed(rows):
+        rows.sort(key=lambda row: row["createdAt"])
+        rows = [
+            _with_id(row, conversation["id"], place)
+            if switches.bot_request_ids
+            else _without_id(row)
+            for place, row in enumerate(rows)
+        ]
+        conversation["botRequests"] = in_order(rows, conversation["id"], switches)
     return conversation
+
+
+def are_timed(rows: Any) -> TypeGuard[list[dict[str, Any]]]:
+    """Tell whether these can be put in order; a test's own misfits go out as they came."""
+    return isinstance(rows, list) and all(
+        isinstance(row, dict) and isinstance(row.get("createdAt"), int) for row in rows
+    )
+
+
+def in_order(rows: list[Any], record_id: str, switches: Switches) -> list[Any]:
+    """Put what is inside a record, oldest first, into the order that the switches want."""
+    if switches.bot_request_order == "newest":
+        return rows[::-1]
+    if switches.bot_request_order == "shuffled":
+        places = sorted(range(len(rows)), key=lambda place: shuffle_key(record_id, place))
+        return [rows[place] for place in places]
+    return rows
 
 
 def _with_id(row: Conversation, conversation_id: str, place: int) -> Conversation:
