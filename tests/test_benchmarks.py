@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import TYPE_CHECKING
 
 import msgspec
 import pytest
 
+from tests.benchmarks import measure
 from tests.benchmarks.bench import Bench
 from tests.benchmarks.contestants import FLOOR, PLAIN, TAP, TAP_NEWER
 from tests.benchmarks.goals import GOALS, Goal
 from tests.benchmarks.history import DAY, History, Stretch, even, place_of
-from tests.benchmarks.measure import Messages, Truth, WrongRowsError, check
+from tests.benchmarks.measure import Messages, Truth, WrongRowsError, check, write_config
 from tests.benchmarks.page import html
 from tests.benchmarks.report import goal_rows, text
 from tests.benchmarks.scenarios import SCENARIOS
 from tests.benchmarks.server import Api
+from tests.sandbox import Sandbox, Switches, make_conversations
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from tests.benchmarks.contestants import Contestant
 
 PATH = "/v2/bots/requests/public"
 
@@ -54,6 +59,26 @@ def test_the_newer_export_costs_what_chat_history_does(bench: Bench) -> None:
     assert run.messages.schemas == 2
     assert run.messages.states <= run.windows + 2
     assert run.requests - run.empty_windows <= 2_000 / 50 * 1.4
+
+
+@pytest.mark.parametrize(("contestant", "can"), [(TAP, True), (PLAIN, False), (FLOOR, False)])
+def test_who_can_read_if_the_cursor_is_not_the_last_id(
+    tmp_path: Path, contestant: Contestant, *, can: bool
+) -> None:
+    """What the README says of those who know but one cursor."""
+    with Sandbox(make_conversations(120), Switches(cursor="body_cursor")) as sandbox:
+        config = {
+            "api_key": sandbox.api_key,
+            "api_url": sandbox.url,
+            "start_date": "2025-01-01T00:00:00Z",
+            "end_date": "2025-08-01T00:00:00Z",
+            "page_size": 5,
+            **contestant.settings,
+        }
+        command = contestant.command(write_config(tmp_path / "config.json", config), tmp_path)
+        with contextlib.nullcontext() if can else pytest.raises(RuntimeError):
+            measure.run(contestant.name, command, tmp_path, keep=tmp_path / "out")
+    assert (contestant.read(tmp_path).distinct == 120) == can
 
 
 def test_the_tap_says_little(bench: Bench) -> None:
