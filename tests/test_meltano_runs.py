@@ -176,6 +176,9 @@ def test_in_another_project(tmp_path: Path, sandbox: Sandbox, wheel: Path, way: 
         shutil.copy(DEFINITION, tmp_path / "tap-fini.yml")
         _meltano(tmp_path, "add", "--no-install", "--from-ref", "tap-fini.yml", "tap-fini")
         project = yaml.safe_load((tmp_path / "meltano.yml").read_text(encoding="utf-8"))
+        (added,) = project["plugins"]["extractors"]
+        assert "select" not in added  # which Meltano leaves out, so the README says to add it
+        added["select"] = yaml.safe_load(DEFINITION.read_text(encoding="utf-8"))["select"]
     (extractor,) = project["plugins"]["extractors"]
     assert extractor["pip_url"] == "tap-fini"
     extractor["pip_url"] = str(wheel)
