@@ -22,6 +22,7 @@ import backoff
 import msgspec
 import requests
 from requests.adapters import HTTPAdapter
+from requests.utils import get_environ_proxies
 from singer_sdk.authenticators import BearerTokenAuthenticator
 from singer_sdk.exceptions import FatalAPIError, RetriableAPIError
 from singer_sdk.streams import RESTStream
@@ -209,6 +210,10 @@ class Connection:
         self.authenticator = BearerTokenAuthenticator(token=self.key)
         self.session = _Session()
         self.session.headers["Accept"] = "application/json"
+        # The proxies of the environment, looked up once instead of for each request. Besides, the
+        # key goes where it is sent, and not what a .netrc holds.
+        self.session.proxies.update(get_environ_proxies(config["api_url"]))
+        self.session.trust_env = False
         # Bodies are read here, up to MAX_BODY, instead of by requests, without end.
         self.session.stream = True
         # Session.send, which the SDK uses, does not look these up as Session.request does.
