@@ -228,6 +228,38 @@ def test_what_is_seen_to_be_empty_is_cut_off_whole(
     assert plan.narrow(plan.take(), times) == older
 
 
+def test_a_long_burst_is_cut_off_in_ever_longer_pieces() -> None:
+    plan = Plan(0, 30 * DAY, max_width=30 * DAY)
+    assert plan.narrow(plan.take(), page(30 * DAY, 30 * DAY - 3_600)) == Window(0, 15 * DAY)
+    window, edge = plan.take(), 30 * DAY
+    for pages in (50, 100, 200):
+        older = plan.narrow(window, page(edge, edge - 3_600))
+        edge -= pages * 3_600
+        assert older == Window(15 * DAY, edge)
+        window = older
+
+
+def test_a_page_of_another_density_confirms_nothing() -> None:
+    plan = Plan(0, 30 * DAY, max_width=30 * DAY)
+    older = plan.narrow(plan.take(), page(30 * DAY, 30 * DAY - 3 * HOUR))
+    assert older == Window(0, 15 * DAY)
+    assert plan.narrow(older, page(15 * DAY, 15 * DAY - HOUR)) == Window(0, 15 * DAY // 2)
+
+
+def test_after_a_single_page_windows_are_as_wide_as_may_be() -> None:
+    """However little is left for the workers to share."""
+    plan = Plan(0, 60 * DAY, max_width=30 * DAY, workers=8)
+    plan.learn(Window(0, DAY), 1)
+    assert plan.take() == Window(0, 30 * DAY)
+
+
+def test_what_was_given_back_is_cut_into_sixteen_parts_at_most() -> None:
+    plan = Plan(0, 32 * DAY, max_width=32 * DAY)
+    assert plan.narrow(plan.take(), page(32 * DAY, 32 * DAY - HOUR)) == Window(0, 16 * DAY)
+    plan.learn(Window(0, 16 * DAY), 16_000)
+    assert plan.take() == Window(16 * DAY, 17 * DAY)
+
+
 def test_no_part_is_empty_of_time() -> None:
     """The query reaches a millisecond past the window, where no edge can be."""
     plan = Plan(DAY, 31 * DAY, max_width=30 * DAY)
