@@ -271,6 +271,19 @@ def test_the_installed_script_says_the_same(tmp_path: Path) -> None:
         assert (as_read.status, as_read.stdout, KEY in as_read.stderr) == (1, "", False)
 
 
+def test_only_imports_go_without_a_garbage_collector() -> None:
+    code = (
+        "import gc, sys, tap_fini.__main__\n"
+        "sys.argv = ['tap-fini', '--version']\n"
+        "try: tap_fini.__main__.main()\n"
+        "finally: print(gc.isenabled(), gc.get_freeze_count() > 10_000)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, check=True, text=True, timeout=60
+    )
+    assert done.stdout.splitlines()[-1] == "True True"
+
+
 def test_discovery_needs_no_settings_and_minds_no_mistakes(command: Command) -> None:
     path = command.write("config.json", {"page_size": 0})
     for args in (["--discover"], ["--discover", "--config", path]):
