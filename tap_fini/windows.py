@@ -38,7 +38,9 @@ _NARROWEST = DAY // 96
 _EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
 _MILLISECOND = timedelta(milliseconds=1)
 _EARLIEST_INSTANT = -62_135_596_800_000
-_MINUTES = tuple(f"{minute // 60:02d}:{minute % 60:02d}" for minute in range(24 * 60))
+_MINUTES = tuple(f"T{minute // 60:02d}:{minute % 60:02d}:" for minute in range(24 * 60))
+_SECONDS = tuple(f"{second:02d}." for second in range(60))
+_MILLISECONDS = tuple(f"{millisecond:03d}Z" for millisecond in range(1000))
 _FIRST_INSTANT = 10**11
 _LAST_INSTANT = 253_402_300_799_999
 _FRACTION = re.compile(r"\.(\d{1,9})")
@@ -50,10 +52,12 @@ def to_text(instant: int) -> str:
     The fixed width makes the order of two texts the order of their instants, which is how
     bookmarks are compared.
     """
-    # Each record has several times, and a history few days: dates are looked up.
-    day, rest = divmod(instant, DAY)
-    minute, rest = divmod(rest, 60_000)
-    return f"{_date(day)}T{_MINUTES[minute]}:{rest // 1000:02d}.{rest % 1000:03d}Z"
+    # Each record has several times, and a history few days: all parts are looked up.
+    second, millisecond = divmod(instant, 1000)
+    day, second = divmod(second, 86_400)
+    return (
+        f"{_date(day)}{_MINUTES[second // 60]}{_SECONDS[second % 60]}{_MILLISECONDS[millisecond]}"
+    )
 
 
 @functools.lru_cache(maxsize=4096)
@@ -71,13 +75,13 @@ def to_instant(value: object) -> int | None:
         epoch milliseconds of this age (before March 1973, as epoch *seconds* are, or after
         the year 9999).
     """
+    if type(value) is int:  # nearly always
+        return value if _FIRST_INSTANT <= value <= _LAST_INSTANT else None
     if isinstance(value, str):
         return _parse(value)
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        return None
-    if not _FIRST_INSTANT <= value <= _LAST_INSTANT:  # also false for NaN
-        return None
-    return int(value)
+    if isinstance(value, float) and _FIRST_INSTANT <= value <= _LAST_INSTANT:  # NaN is not
+        return int(value)
+    return None
 
 
 def _parse(text: str) -> int | None:
