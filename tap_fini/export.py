@@ -25,7 +25,8 @@ from tap_fini.pagination import ExportPage, MovementCheck
 from tap_fini.progress import FieldWarnings, Progress, QuietCounter, QuietTimer, silence
 from tap_fini.reader import IncompleteError, WindowReader
 from tap_fini.records import FamilyMaker, Shape
-from tap_fini.run import Run
+from tap_fini.run import PageDecoder, Run
+from tap_fini.typed import TypedDecoder, leave_out
 from tap_fini.windows import DAY, Plan, Window, to_instant, to_text
 from tap_fini.writer import BUFFER_SIZE, BufferedWriter
 
@@ -44,6 +45,8 @@ if TYPE_CHECKING:
 
     from tap_fini.client import Connection
     from tap_fini.pagination import Page
+    from tap_fini.run import Family
+    from tap_fini.typed import TypedRow
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,7 +137,7 @@ class CheckpointedStream(Stream):
             and all(selected or len(path) <= 2 for path, selected in self.mask.items())  # noqa: PLR2004
         )
 
-    def write_rows(self, writer: BufferedWriter, rows: Sequence[Record]) -> None:
+    def write_rows(self, writer: BufferedWriter, rows: Sequence[Record | TypedRow]) -> None:
         """Write and count rows as they are.
 
         For each single record the SDK looks up the selection of each field, copies, dates
@@ -144,11 +147,10 @@ class CheckpointedStream(Stream):
             writer: The :attr:`plain_writer`.
             rows: The rows.
         """
-        start, end, deselected = self._line_start, self.line_end, self._deselected
-        for row in rows:
-            for name in deselected:
-                row.pop(name, None)
-            writer.write_row(start, row, end)
+        for name in self._deselected:
+            for row in rows:
+                leave_out(row, name)
+        writer.write_rows(self._line_start, rows, self.line_end)
         self.counter.increment(len(rows))
 
     @functools.cached_property
@@ -275,10 +277,10 @@ class ExportStream(CheckpointedStream, FiniStream):
         self.path = self.export.path
         self.form = ExportPage(self.export.record_keys, self.export.shape)
         super().__init__(tap, connection)
-        self.families: list[tuple[Record, list[Record]]] = []
-        """The rows whose children are being handed down, each with its raw children."""
+        self.families: list[Family] = []
+        """The rows whose children are being handed down, each with those."""
 
-        self._page_at_hand: list[tuple[Record, list[Record]]] = []
+        self._page_at_hand: list[Family] = []
         self._now = tap.initialized_at
         self._state_writer = tap.state_writer
         self.message_writer = tap.message_writer
@@ -391,9 +393,16 @@ class ExportStream(CheckpointedStream, FiniStream):
         progress = Progress(self.logger, plan, self.name, self.child_streams[0].name)
         progress.start([stream.name for stream in self.selected_streams], self.filters())
         reader = WindowReader(plan, self._fetch, workers=self.config["max_concurrent_requests"])
-        self._run = run = Run(
+        decoder = PageDecoder(
             self.export.shape,
             self.maker,
+            self.typed_decoder if self._is_all_plain else None,
+            with_children=bool(self.inner_streams),
+            logger=self.logger,
+        )
+        self._run = run = Run(
+            self.export.shape,
+            decoder,
             progress,
             self.logger,
             extend=reader.extend if self.config.get("end_date") is None else None,
@@ -424,9 +433,19 @@ class ExportStream(CheckpointedStream, FiniStream):
             self.message_writer.flush()
         progress.end(self.connection, reader.splits)
 
-    def _pass_on(self, families: list[tuple[Record, list[Record]]]) -> Iterator[Record]:
+    @property
+    def _is_all_plain(self) -> bool:
+        return all(stream.plain_writer for stream in (self, *self.inner_streams))
+
+    def _pass_on(self, families: list[Family]) -> Iterator[Record]:
         """Write a page's rows, children first, or yield those that the SDK has to see."""
         writer = self.plain_writer
+        if writer and self._is_all_plain:
+            for stream in self.inner_streams:
+                stream.write_rows(writer, [row for _, children in families for row in children])
+            if self.selected:
+                self.write_rows(writer, [row for row, _ in families])
+            return
         if writer is None and not self._is_mapped_to_null:
             self._page_at_hand = families  # see generate_child_contexts
         else:
@@ -530,6 +549,12 @@ class ExportStream(CheckpointedStream, FiniStream):
             report_child=FieldWarnings(self.logger, child.name),
         )
 
+    @functools.cached_property
+    def typed_decoder(self) -> TypedDecoder:
+        """What makes the same rows quickly of records that hold no surprise."""
+        (child,) = self.child_streams
+        return TypedDecoder(self.export.shape, self.schema, child.schema)
+
     def _fingerprints(self) -> dict[str, str]:
         """Return a short digest of each filter, for their values may be private."""
         return {
@@ -608,10 +633,8 @@ class InnerStream(CheckpointedStream):
     @override
     def get_records(self, context: Context | None) -> Iterator[Record]:
         """Yield the children of the page that the parent hands down."""
-        make = self._parent.maker.child_rows
         writer = self.plain_writer
-        for row, children in self._parent.families:
-            rows = make(row, children)
+        for _, rows in self._parent.families:
             if writer is None:
                 yield from rows
             else:

@@ -15,7 +15,7 @@ if sys.version_info >= (3, 12):
 else:
     from typing_extensions import override
 
-from tap_fini.records import MAX_LEVELS, flatten, repair, usable_id
+from tap_fini.records import MAX_LEVELS, NUL, UNREADABLE, flatten, repair, usable_id
 from tap_fini.windows import to_instant
 
 if TYPE_CHECKING:
@@ -37,8 +37,6 @@ class UntrustedPagingError(Exception):
 _ENVELOPE = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _OBJECTS = msgspec.json.Decoder(list[dict[str, Any]])
 _RAW_OBJECTS = msgspec.json.Decoder(list[dict[str, msgspec.Raw]])
-_NUL = rb"\u0000"
-_UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 _LEVELS = MAX_LEVELS + 3  # the page is an object, with an array, of objects
 
 
@@ -83,10 +81,10 @@ class Page:
             msgspec.DecodeError: If they are not an array of objects.
         """
         content = bytes(self.content)
-        if _NUL not in content:
+        if NUL not in content:
             try:
                 return _OBJECTS.decode(content), self.replaced
-            except _UNREADABLE:
+            except UNREADABLE:
                 pass
         content, replaced = _mend(content, _LEVELS - 1)
         return _OBJECTS.decode(content), self.replaced + replaced
@@ -115,7 +113,7 @@ class PageForm(abc.ABC):
         """
         try:
             return self._parse(content, served_at, 0)
-        except (*_UNREADABLE, EnvelopeError):
+        except (*UNREADABLE, EnvelopeError):
             mended, replaced = _mend(content, self.levels)
             return self._parse(mended, served_at, replaced)
 

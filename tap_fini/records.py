@@ -33,6 +33,12 @@ MAX_CHILD_ID = 150
 MAX_LEVELS = 64
 """Levels of arrays and objects in a record. Parsers give up at 1,000 or so, MySQL at 100."""
 
+NUL = rb"\u0000"
+"""A character that PostgreSQL refuses, as JSON text writes it."""
+
+UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+"""What decoding JSON raises that has to be mended first, or is of other types than expected."""
+
 _MISFIT = object()
 _BIGGEST = 2**63 - 1
 _CONTAINERS = (dict, list)
@@ -102,17 +108,26 @@ _FITTERS: dict[tuple[str, str | None], Callable[[object], object]] = {
 }
 
 
-def _type_of(schema: Mapping[str, Any]) -> str:
+def type_of(schema: Mapping[str, Any]) -> str:
+    """Return the type that a schema allows besides null."""
     types = schema["type"]
     return types if isinstance(types, str) else next(name for name in types if name != "null")
 
 
+def kind_of(schema: Mapping[str, Any]) -> tuple[str, str | None]:
+    """Return the type that a schema allows, with its format, or the type of an array's items."""
+    kind = type_of(schema)
+    return kind, type_of(schema["items"]) if kind == "array" else schema.get("format")
+
+
+def limits(schema: Mapping[str, Any]) -> tuple[int, int]:
+    """Return the least and the largest integer that a schema allows."""
+    return schema.get("minimum", -_BIGGEST), schema.get("maximum", _BIGGEST)
+
+
 def _fitter(schema: Mapping[str, Any]) -> Callable[[object], object]:
-    kind = _type_of(schema)
-    if kind == "integer":
-        return _integer_within(schema.get("minimum", -_BIGGEST), schema.get("maximum", _BIGGEST))
-    detail = _type_of(schema["items"]) if kind == "array" else schema.get("format")
-    return _FITTERS[kind, detail]
+    kind = kind_of(schema)
+    return _integer_within(*limits(schema)) if kind[0] == "integer" else _FITTERS[kind]
 
 
 class RowMaker:

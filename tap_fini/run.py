@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import msgspec
 
@@ -13,11 +14,12 @@ from tap_fini.windows import to_text
 
 if TYPE_CHECKING:
     import logging
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
     from tap_fini.pagination import Page
     from tap_fini.progress import Progress
     from tap_fini.records import FamilyMaker, Shape
+    from tap_fini.typed import TypedDecoder
     from tap_fini.windows import Window
 
 CLOCK_PRECISION = 2_000
@@ -25,6 +27,9 @@ CLOCK_PRECISION = 2_000
 
 CLOCK_TOLERANCE = 60_000
 """Milliseconds by which Fini's clock and this machine's may differ without a word."""
+
+Family: TypeAlias = tuple[Any, list[Any]]
+"""The row of a record, and the rows of the children inside it."""
 
 
 def decoded(page: Page, logger: logging.Logger) -> list[dict[str, Any]]:
@@ -54,13 +59,57 @@ def decoded(page: Page, logger: logging.Logger) -> list[dict[str, Any]]:
     return records
 
 
+@dataclass(frozen=True, slots=True)
+class PageDecoder:
+    """Decodes pages to rows: quickly where they hold no surprise, else with care."""
+
+    shape: Shape
+    """The names of the fields that matter."""
+
+    maker: FamilyMaker
+    """Makes rows of anything."""
+
+    typed: TypedDecoder | None
+    """Decodes rows that need no making; ``None`` if they have to be dicts."""
+
+    with_children: bool
+    """Whether anybody wants the children's rows. If not, raw ones stand in for them."""
+
+    logger: logging.Logger
+    """Where to say what had to be replaced."""
+
+    def families(self, window: Window, page: Page) -> Iterable[Family]:
+        """Yield the rows of a page.
+
+        Raises:
+            FiniError: If a record cannot be loaded by any target.
+        """
+        if self.typed and not page.replaced:
+            families = self.typed.decode(bytes(page.content))
+            if families is not None:
+                yield from families
+                return
+        for raw in decoded(page, self.logger):
+            try:
+                row, children = self.maker.parent_row(raw, window.start)
+            except UnusableIdError:
+                message = (
+                    f"Fini returned a record without a usable '{self.shape.id}' (a whole number, "
+                    f"or a text of up to {MAX_ID} characters) in the window {window}: no target "
+                    "could load it; report it to Fini, or read around it with 'start_date' and "
+                    "'end_date'."
+                )
+                raise FiniError(message) from None
+            yield row, self.maker.child_rows(row, children) if self.with_children else children
+
+
 class Run:
     """Turns pages into rows, each conversation once, and knows how far the bookmark may go."""
 
     def __init__(
         self,
         shape: Shape,
-        maker: FamilyMaker,
+        decoder: PageDecoder,
         progress: Progress,
         logger: logging.Logger,
         *,
@@ -70,13 +119,13 @@ class Run:
 
         Args:
             shape: The names of the fields that matter here.
-            maker: Makes the rows.
+            decoder: Makes rows of pages.
             progress: Counts them.
             logger: Where to say what the records prove.
             extend: Reads on to a later instant; ``None`` if the end was asked for.
         """
         self._shape = shape
-        self._maker = maker
+        self._decoder = decoder
         self._progress = progress
         self._logger = logger
         self._extend = extend
@@ -87,8 +136,8 @@ class Run:
         self.selects_by_change: bool | None = None
         """Whether Fini selects by the time of the last change; ``None`` while nobody knows."""
 
-    def families(self, window: Window, page: Page) -> list[tuple[dict[str, Any], list[Any]]]:
-        """Return a page's rows, each with the raw children inside it.
+    def families(self, window: Window, page: Page) -> list[Family]:
+        """Return a page's rows, each with the rows of its children, if they are wanted.
 
         Left out are those that this window or the one before it has brought already:
         neighbouring queries overlap, and a split window is read twice. A newer version of
@@ -102,17 +151,7 @@ class Run:
             self._compare_clocks(page.served_at)
         self._progress.pages += 1
         shape, families = self._shape, []
-        for raw in decoded(page, self._logger):
-            try:
-                row, children = self._maker.parent_row(raw, window.start)
-            except UnusableIdError:
-                message = (
-                    f"Fini returned a record without a usable '{shape.id}' (a whole number, "
-                    f"or a text of up to {MAX_ID} characters) in the window {window}: no target "
-                    "could load it; report it to Fini, or read around it with 'start_date' and "
-                    "'end_date'."
-                )
-                raise FiniError(message) from None
+        for row, children in self._decoder.families(window, page):
             key, updated = row[shape.id], row[shape.replication_key]
             known = self._seen.get(key) or self._seen_before.get(key, "")
             if known >= updated:
@@ -153,10 +192,10 @@ class Run:
         if served_at - self._progress.plan.end > CLOCK_PRECISION:
             self._extend(served_at)
 
-    def _look_for_proof(self, window: Window, row: dict[str, Any]) -> None:
+    def _look_for_proof(self, window: Window, row: Any) -> None:
         """Say, once a record proves it, by which time Fini selects."""
         start, end = window.query
-        created = row.get(self._shape.created)
+        created = row[self._shape.created]
         by_events = self._shape.updated is None
         if created is not None and created < to_text(start):
             self.selects_by_change = True

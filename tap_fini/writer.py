@@ -21,7 +21,7 @@ else:
     from typing_extensions import override
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
     from types import FrameType
 
 BUFFER_SIZE = 64 * 1024
@@ -72,20 +72,25 @@ class BufferedWriter(GenericSingerWriter[bytearray, Message]):
         self._buffer += self.serialize_message(message)
         self.flush()
 
-    def write_row(self, head: bytes, row: Mapping[str, Any], tail: bytes) -> None:
-        """Collect a RECORD from its row and the ready-made rest of its line.
+    def write_rows(
+        self, head: bytes, rows: Iterable[Mapping[str, Any] | msgspec.Struct], tail: bytes
+    ) -> None:
+        """Collect RECORDs from their rows and the ready-made rest of their lines.
 
         Args:
-            head: The line up to the row.
-            row: The row.
-            tail: The line from the row on, with its end.
+            head: The lines up to the row.
+            rows: The rows.
+            tail: The lines from the row on, with their end.
         """
+        encode, size = self._encoder.encode_into, self.buffer_size
         buffer = self._buffer
-        buffer += head
-        self._encoder.encode_into(row, buffer, -1)
-        buffer += tail
-        if len(buffer) >= self.buffer_size:
-            self.flush()
+        for row in rows:
+            buffer += head
+            encode(row, buffer, -1)
+            buffer += tail
+            if len(buffer) >= size:
+                self.flush()
+                buffer = self._buffer
 
     def flush(self) -> None:
         """Write out all that was collected.

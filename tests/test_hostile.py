@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import copy
 import json
+import logging
 import math
 import os
 import re
@@ -30,6 +31,7 @@ from tap_fini import client
 from tap_fini.client import FiniError
 from tap_fini.pagination import ExportPage
 from tap_fini.records import MAX_CHILD_ID, MAX_ID, MAX_LEVELS, FamilyMaker
+from tap_fini.run import PageDecoder
 from tap_fini.streams import (
     CHAT_HISTORY,
     BotRequestsStream,
@@ -38,6 +40,8 @@ from tap_fini.streams import (
     InteractionsStream,
 )
 from tap_fini.streams import INTERACTIONS as DECLARED
+from tap_fini.typed import TypedDecoder
+from tap_fini.windows import Window
 from tests import exports
 from tests.expected import (
     BOT_REQUEST_FIELDS,
@@ -670,20 +674,21 @@ def through_the_parts(
     body: bytes, kind: Kind = CHAT
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """Make the rows of a response, as the messages have them."""
+    shape, schemas = kind.declared.shape, kind.schemas
     maker = FamilyMaker(
-        kind.declared.shape,
-        *kind.schemas,
-        report_parent=lambda *_: None,
-        report_child=lambda *_: None,
+        shape, *schemas, report_parent=lambda *_: None, report_child=lambda *_: None
     )
-    form = ExportPage(kind.declared.record_keys, kind.declared.shape)
-    parents, children = [], []
-    for raw in form.parse(body).records()[0]:
-        row, inner = maker.parent_row(raw, START)
-        parents.append(row)
-        children += maker.child_rows(row, inner)
-    parents, children = json.loads(msgspec.json.encode([parents, children]))
-    return parents, children
+    page = ExportPage(kind.declared.record_keys, shape).parse(body)
+    ways = [
+        PageDecoder(shape, maker, typed, with_children=True, logger=logging.getLogger("parts"))
+        for typed in (TypedDecoder(shape, *schemas), None)
+    ]
+    quick, careful = (
+        json.loads(msgspec.json.encode(list(way.families(Window(START, START + 1), page))))
+        for way in ways
+    )
+    assert quick == careful
+    return [row for row, _ in quick], [child for _, children in quick for child in children]
 
 
 @BOTH
