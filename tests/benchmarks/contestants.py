@@ -156,6 +156,20 @@ def _newer_command(config: Path, folder: Path) -> list[str]:
 
 
 TAP_NEWER = Contestant("interactions (tap-fini)", _newer_command, TAP.settings, _read_singer, 10**9)
+
+
+def _counted_command(config: Path, folder: Path) -> list[str]:
+    module = ["-m", "tests.benchmarks.counted", str(folder / "counts.json")]
+    return [sys.executable, *module, "--config", str(config)]
+
+
+def _read_counted(folder: Path) -> Messages:
+    messages = _read_singer(folder)
+    messages.counts = json.loads((folder / "counts.json").read_bytes())
+    return messages
+
+
+COUNTED = Contestant("counted (tap-fini)", _counted_command, TAP.settings, _read_counted)
 PLAIN = Contestant(
     "plain SDK tap",
     lambda config, _: [sys.executable, str(HERE / "plain_tap.py"), "--config", str(config)],

@@ -47,7 +47,11 @@ class Truth:
 
 @dataclass(slots=True)
 class Messages:
-    """What a contestant wrote."""
+    """What a contestant wrote.
+
+    Attributes:
+        counts: what it called for that, if it was counted.
+    """
 
     conversations: int = 0
     bot_requests: int = 0
@@ -56,6 +60,7 @@ class Messages:
     states: int = 0
     size: int = 0
     last_state: bytes = b""
+    counts: dict[str, int] = field(default_factory=dict)
 
     def last_state_value(self) -> bytes:
         """Return what ``--state`` takes.
