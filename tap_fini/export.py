@@ -11,7 +11,7 @@ import hashlib
 import sys
 from dataclasses import dataclass
 from datetime import datetime, timezone
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from singer_sdk import metrics
 from singer_sdk.batch import Batcher
@@ -26,7 +26,7 @@ from tap_fini.progress import FieldWarnings, Progress, QuietCounter, QuietTimer,
 from tap_fini.reader import IncompleteError, WindowReader
 from tap_fini.records import FamilyMaker, Shape
 from tap_fini.run import PageDecoder, Run
-from tap_fini.typed import TypedDecoder, leave_out
+from tap_fini.typed import TypedDecoder, TypedRow, leave_out
 from tap_fini.windows import DAY, Plan, Window, to_instant, to_text
 from tap_fini.writer import BUFFER_SIZE, BufferedWriter
 
@@ -46,7 +46,6 @@ if TYPE_CHECKING:
     from tap_fini.client import Connection
     from tap_fini.pagination import Page
     from tap_fini.run import Family
-    from tap_fini.typed import TypedRow
 
 
 @dataclass(frozen=True, slots=True)
@@ -278,7 +277,7 @@ class ExportStream(CheckpointedStream, FiniStream):
         self.form = ExportPage(self.export.record_keys, self.export.shape)
         super().__init__(tap, connection)
         self.families: list[Family] = []
-        """The rows whose children are being handed down, each with those."""
+        """The rows whose children are being handed down, each with those children."""
 
         self._page_at_hand: list[Family] = []
         self._now = tap.initialized_at
@@ -396,9 +395,8 @@ class ExportStream(CheckpointedStream, FiniStream):
         decoder = PageDecoder(
             self.export.shape,
             self.maker,
-            self.typed_decoder if self._is_all_plain else None,
-            with_children=bool(self.inner_streams),
-            logger=self.logger,
+            self.typed_decoder if self._bulk_writer else None,
+            self.logger,
         )
         self._run = run = Run(
             self.export.shape,
@@ -434,18 +432,25 @@ class ExportStream(CheckpointedStream, FiniStream):
         progress.end(self.connection, reader.splits)
 
     @property
-    def _is_all_plain(self) -> bool:
-        return all(stream.plain_writer for stream in (self, *self.inner_streams))
+    def _bulk_writer(self) -> BufferedWriter | None:
+        """The writer for whole pages; ``None`` if the SDK has to see the rows of any stream."""
+        return self.plain_writer if all(s.plain_writer for s in self.inner_streams) else None
+
+    def child_rows(self, family: Family) -> list[Any]:
+        """Return the rows of a record's children, made now unless they were decoded as rows."""
+        row, children = family
+        return children if isinstance(row, TypedRow) else self.maker.child_rows(row, children)
 
     def _pass_on(self, families: list[Family]) -> Iterator[Record]:
         """Write a page's rows, children first, or yield those that the SDK has to see."""
-        writer = self.plain_writer
-        if writer and self._is_all_plain:
+        if writer := self._bulk_writer:
             for stream in self.inner_streams:
-                stream.write_rows(writer, [row for _, children in families for row in children])
+                rows = [row for family in families for row in self.child_rows(family)]
+                stream.write_rows(writer, rows)
             if self.selected:
                 self.write_rows(writer, [row for row, _ in families])
             return
+        writer = self.plain_writer
         if writer is None and not self._is_mapped_to_null:
             self._page_at_hand = families  # see generate_child_contexts
         else:
@@ -551,7 +556,7 @@ class ExportStream(CheckpointedStream, FiniStream):
 
     @functools.cached_property
     def typed_decoder(self) -> TypedDecoder:
-        """What makes the same rows quickly of records that hold no surprise."""
+        """What makes the same rows quickly of pages that hold no surprise."""
         (child,) = self.child_streams
         return TypedDecoder(self.export.shape, self.schema, child.schema)
 
@@ -634,7 +639,8 @@ class InnerStream(CheckpointedStream):
     def get_records(self, context: Context | None) -> Iterator[Record]:
         """Yield the children of the page that the parent hands down."""
         writer = self.plain_writer
-        for _, rows in self._parent.families:
+        for family in self._parent.families:
+            rows = self._parent.child_rows(family)
             if writer is None:
                 yield from rows
             else:

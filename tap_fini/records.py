@@ -222,7 +222,7 @@ class Shape:
     """The parent stream's field that tells when it last changed."""
 
     children: str
-    """The API's field that holds the children."""
+    """The API's field that holds the children, and none of the parent stream's."""
 
     child_count: str
     """The parent stream's field that counts them."""

@@ -29,7 +29,7 @@ CLOCK_TOLERANCE = 60_000
 """Milliseconds by which Fini's clock and this machine's may differ without a word."""
 
 Family: TypeAlias = tuple[Any, list[Any]]
-"""The row of a record, and the rows of the children inside it."""
+"""A record's row, and its children: typed rows with a typed row, else still raw."""
 
 
 def decoded(page: Page, logger: logging.Logger) -> list[dict[str, Any]]:
@@ -67,13 +67,10 @@ class PageDecoder:
     """The names of the fields that matter."""
 
     maker: FamilyMaker
-    """Makes rows of anything."""
+    """Makes rows of whatever a page holds."""
 
     typed: TypedDecoder | None
-    """Decodes rows that need no making; ``None`` if they have to be dicts."""
-
-    with_children: bool
-    """Whether anybody wants the children's rows. If not, raw ones stand in for them."""
+    """Tried first; ``None`` if the SDK has to see the rows, for it takes dicts only."""
 
     logger: logging.Logger
     """Where to say what had to be replaced."""
@@ -100,7 +97,7 @@ class PageDecoder:
                     "'end_date'."
                 )
                 raise FiniError(message) from None
-            yield row, self.maker.child_rows(row, children) if self.with_children else children
+            yield row, children
 
 
 class Run:
@@ -137,7 +134,7 @@ class Run:
         """Whether Fini selects by the time of the last change; ``None`` while nobody knows."""
 
     def families(self, window: Window, page: Page) -> list[Family]:
-        """Return a page's rows, each with the rows of its children, if they are wanted.
+        """Return a page's rows, each with its children.
 
         Left out are those that this window or the one before it has brought already:
         neighbouring queries overlap, and a split window is read twice. A newer version of

@@ -1,7 +1,7 @@
-"""Rows straight from the API's JSON, for records that are just what the schemas expect.
+"""Rows straight from the API's JSON, for pages of records that are just what the schemas expect.
 
 Nearly all are. Their types are checked while they are decoded, which takes a fraction of the
-time that :mod:`tap_fini.records` needs, and that is where all others go.
+time that :mod:`tap_fini.records` needs. A page with even one other record is left to that.
 """
 
 from __future__ import annotations
@@ -21,7 +21,8 @@ if TYPE_CHECKING:
     from tap_fini.records import Shape
 
 _LEVELS = 4
-"""Levels of arrays and objects, each in the other, that need no closer look."""
+"""Levels of arrays and objects in an object, itself included, that are taken as they are. A type
+needs some limit, and what is deeper than ``MAX_LEVELS`` has to become a text."""
 
 
 class TypedRow(msgspec.Struct):
@@ -39,12 +40,12 @@ def leave_out(row: dict[str, Any] | TypedRow, name: str) -> None:
     """Let a row be written without one of its fields."""
     if isinstance(row, dict):
         row.pop(name, None)
-    elif hasattr(row, name):
+    elif name in row.__struct_fields__:  # there is no 'extra', for one
         setattr(row, name, UNSET)
 
 
 class _UnexpectedError(Exception):
-    """A record needs a closer look."""
+    """A record has the right types, but needs care all the same."""
 
 
 class TypedDecoder:
@@ -79,6 +80,8 @@ class TypedDecoder:
                 **({shape.updated: _TYPES["string", "date-time"]} if shape.updated else {}),
             },
         )
+        is_field = shape.updated in parent_schema["properties"]
+        self._consumed = None if is_field else shape.updated
         self._decoder = msgspec.json.Decoder(list[parent])  # type: ignore[valid-type]
         self._parent_times = _times(parent_schema, but=shape.replication_key)
         self._child_times = _times(child_schema, but=shape.child_replication_key)
@@ -92,8 +95,8 @@ class TypedDecoder:
             content: JSON, UTF-8.
 
         Returns:
-            Each parent's row with the rows of its children; ``None`` if a record is not just
-            what the schemas expect.
+            Each parent's row with the rows of its children; ``None`` if any record is not just
+            what the schemas expect, or the text has to be mended.
         """
         if NUL in content:
             return None
@@ -111,8 +114,8 @@ class TypedDecoder:
         if len(children) > 1:
             self._order(children)
         updated = self._updated(parent, children)
-        if shape.updated:
-            setattr(parent, shape.updated, UNSET)
+        if self._consumed:
+            setattr(parent, self._consumed, UNSET)
         setattr(parent, shape.replication_key, updated)
         setattr(parent, shape.child_count, len(children))
         key = parent[shape.id]
@@ -177,7 +180,7 @@ def _row_type(
         bases=(TypedRow,),
         kw_only=True,
         forbid_unknown_fields=True,
-        gc=False,
+        gc=False,  # no row is part of a cycle
     )
     return row
 

@@ -40,7 +40,7 @@ from tap_fini.streams import (
     InteractionsStream,
 )
 from tap_fini.streams import INTERACTIONS as DECLARED
-from tap_fini.typed import TypedDecoder
+from tap_fini.typed import TypedDecoder, TypedRow
 from tap_fini.windows import Window
 from tests import exports
 from tests.expected import (
@@ -679,14 +679,16 @@ def through_the_parts(
         shape, *schemas, report_parent=lambda *_: None, report_child=lambda *_: None
     )
     page = ExportPage(kind.declared.record_keys, shape).parse(body)
-    ways = [
-        PageDecoder(shape, maker, typed, with_children=True, logger=logging.getLogger("parts"))
-        for typed in (TypedDecoder(shape, *schemas), None)
-    ]
-    quick, careful = (
-        json.loads(msgspec.json.encode(list(way.families(Window(START, START + 1), page))))
-        for way in ways
-    )
+
+    def families(typed: TypedDecoder | None) -> Any:
+        decoder = PageDecoder(shape, maker, typed, logging.getLogger("parts"))
+        rows = [
+            (row, children if isinstance(row, TypedRow) else maker.child_rows(row, children))
+            for row, children in decoder.families(Window(START, START + 1), page)
+        ]
+        return json.loads(msgspec.json.encode(rows))
+
+    quick, careful = families(TypedDecoder(shape, *schemas)), families(None)
     assert quick == careful
     return [row for row, _ in quick], [child for _, children in quick for child in children]
 

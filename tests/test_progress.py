@@ -215,6 +215,19 @@ def test_no_secret_in_the_log_at_any_level(sandbox: Sandbox) -> None:
     ]
 
 
+def test_no_word_on_bot_requests_that_are_filtered_out(sandbox: Sandbox) -> None:
+    conversations = sandbox.world.conversations
+    odd = conversations[3]
+    odd["botRequests"][0]["novel"] = 1
+    told = "Field 'novel' of 'bot_requests' is a field this version does not know"
+    with Sandbox(conversations) as strange:
+        for kept, times in ((odd["id"], 1), (conversations[4]["id"], 0)):
+            maps = {"conversations": {"__filter__": f"id == '{kept}'"}}
+            output = run_tap(config_for(strange, stream_maps=maps))
+            assert [row["id"] for row in output.records("conversations")] == [kept]
+            assert sum(told in line for line in output.log) == times
+
+
 def test_a_process_says_the_same(sandbox: Sandbox, tmp_path: Path) -> None:
     config = tmp_path / "config.json"
     config.write_text(json.dumps(config_for(sandbox, window_days=10)), encoding="utf-8")

@@ -21,7 +21,7 @@ from tap_fini.streams import (
     InteractionEventsStream,
     InteractionsStream,
 )
-from tap_fini.typed import TypedDecoder
+from tap_fini.typed import TypedDecoder, leave_out
 from tests import exports
 from tests.sandbox import make_conversations, make_interactions
 from tests.support import config_for
@@ -204,14 +204,31 @@ def test_what_needs_care(kind: Kind, fields: Row, child: Row) -> None:
     assert kind.decode(msgspec.json.encode([record | fields])) is None
 
 
-def test_a_time_of_change_of_another_name() -> None:
-    kind = replace(CHAT, shape=replace(CHAT.shape, updated="changedAt"))
+@pytest.mark.parametrize("is_field", [True, False])
+def test_a_time_of_change_of_another_name(*, is_field: bool) -> None:
+    """It may be a field of the stream besides."""
+    schemas = copy.deepcopy(CHAT.schemas)
+    if is_field:
+        properties = schemas[0]["properties"]
+        properties["changedAt"] = properties["createdAt"]
+    kind = replace(CHAT, shape=replace(CHAT.shape, updated="changedAt"), schemas=schemas)
     record = kind.records()[0]
     record["changedAt"] = record.pop("updatedAt")
     content = msgspec.json.encode([record])
     rows, reports = kind.with_care(content)
     assert (kind.decode(content), reports) == (rows, [])
-    assert "changedAt" not in rows[0][0]
+    ((row, _),) = rows
+    assert row.get("changedAt") == (row["updatedAt"] if is_field else None)
+
+
+def test_only_fields_are_left_out() -> None:
+    content = msgspec.json.encode(CHAT.records()[:1])
+    ((row, _),) = TypedDecoder(CHAT.shape, *CHAT.schemas).decode(content) or []
+    for name in ("url", "extra", "__class__", "__getitem__"):
+        leave_out(row, name)
+    expected = CHAT.export.parent_row(CHAT.records()[0])
+    del expected["url"]
+    assert msgspec.json.decode(msgspec.json.encode(row)) == expected
 
 
 def test_two_events_of_one_id_need_care() -> None:
