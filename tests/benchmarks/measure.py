@@ -106,6 +106,7 @@ class _Line(msgspec.Struct):
 
 
 _LINE = msgspec.json.Decoder(_Line)
+_BLOCK = 16_384
 
 
 class Places:
@@ -114,15 +115,16 @@ class Places:
     def __init__(self) -> None:
         """Begin with none."""
         self.count = 0
-        self._seen = bytearray()
+        self._seen: dict[int, bytearray] = {}
 
     def add(self, conversation_id: str) -> None:
         """Add a conversation, if it is not there."""
-        place = place_of(conversation_id)
-        if place >= len(self._seen):
-            self._seen.extend(bytes(place + 1 - len(self._seen)))
-        self.count += not self._seen[place]
-        self._seen[place] = 1
+        block, place = divmod(place_of(conversation_id), _BLOCK)
+        seen = self._seen.get(block)
+        if seen is None:
+            seen = self._seen[block] = bytearray(_BLOCK)
+        self.count += not seen[place]
+        seen[place] = 1
 
 
 def read_messages(lines: Iterable[bytes]) -> Messages:
