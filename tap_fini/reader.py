@@ -38,6 +38,9 @@ class _Slot:
     window: Window
     pages: deque[Page] = field(default_factory=deque)
     page_count: int = 0
+    in_vain: int = 0
+    """Pages of readings that broke off: they come again, and count once for the density."""
+
     done: bool = False
     error: BaseException | None = None
 
@@ -148,7 +151,7 @@ class WindowReader:
             with self._change:
                 slot.done = True
                 if slot.error is None:
-                    self._plan.learn(slot.window, slot.page_count)
+                    self._plan.learn(slot.window, slot.page_count - slot.in_vain)
                 self._change.notify_all()
 
     def _take(self) -> _Slot | None:
@@ -171,6 +174,7 @@ class WindowReader:
         todo = [slot.window]
         while todo:
             window = todo.pop()
+            before = slot.page_count
             try:
                 for page in self._fetch(window):
                     if not slot.page_count and self._narrow(slot, page):
@@ -178,6 +182,7 @@ class WindowReader:
                         break
                     self._put(slot, page)
             except UntrustedPagingError:
+                slot.in_vain += slot.page_count - before
                 if window.width == 1:
                     self._read_millisecond(slot, window)
                     continue

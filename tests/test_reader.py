@@ -177,6 +177,22 @@ def test_memory_is_bounded(monkeypatch: pytest.MonkeyPatch, workers: int) -> Non
     assert most <= 50_000 + (workers + 4) * largest
 
 
+def test_pages_that_were_read_in_vain_say_nothing_of_the_density() -> None:
+    instants = [n * DAY * 20 // 15 for n in range(75)]
+    failures = {Window(60 * DAY, 80 * DAY), Window(60 * DAY, 70 * DAY)}
+
+    def fetch(window: Window, *, other_size: bool = False) -> Iterator[Page]:  # noqa: ARG001
+        yield from pages_of(instants, window, 5)
+        if window in failures:
+            failures.remove(window)
+            raise UntrustedPagingError
+
+    reader = WindowReader(Plan(0, 100 * DAY, max_width=20 * DAY, workers=4), fetch, workers=1)
+    windows, _ = collect(reader)
+    assert (failures, reader.splits) == (set(), 2)
+    assert windows == [Window(start * DAY, (start + 20) * DAY) for start in range(0, 100, 20)]
+
+
 def threads() -> set[threading.Thread]:
     return {t for t in threading.enumerate() if t.name.startswith("window-reader")}
 
