@@ -242,18 +242,19 @@ def duckdb(bench: Bench) -> Figures:
     load = [str(target.scripts / "target-duckdb"), "--config", str(folder / "target.json")]
     ratios = []
     with bench.serve(even(size)) as site:
-        for turn in range(2 + bench.repeat):  # a short run: one alone says little
+        for turn in range(4 + bench.repeat):  # short runs: few of them say little
             command = site.command(TAP, folder)
             write_config(
                 folder / "target.json",
                 {"filepath": str(database), "default_target_schema": "fini"},
             )
             measure.run(TAP.name, command, folder, keep=lines)
-            pair = []
-            for name, source in (
+            seconds = {}
+            sources: list[tuple[str, list[str] | Path]] = [
                 ("tap-fini | target-duckdb", command),
                 ("a file | target-duckdb", lines),
-            ):
+            ]
+            for name, source in sources if turn % 2 else reversed(sources):
                 run = _loaded(name, load, source, folder)
                 run.messages = read_duckdb(
                     target.scripts / "python", database, "fini.conversations", "fini.bot_requests"
@@ -261,9 +262,9 @@ def duckdb(bench: Bench) -> Figures:
                 check(name, run.messages, site.server.truth)
                 bench.runs.setdefault(comparison, []).append(run)
                 tell(comparison, run)
-                pair.append(run.seconds)
+                seconds[name] = run.seconds
                 database.unlink()
-            ratios.append(pair[0] / pair[1])
+            ratios.append(seconds[sources[0][0]] / seconds[sources[1][0]])
             if bench.extras and turn < bench.repeat:
                 site.run(comparison, dlt_to_duckdb())
     return {"target": median(ratios)}
