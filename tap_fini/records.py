@@ -108,16 +108,15 @@ _FITTERS: dict[tuple[str, str | None], Callable[[object], object]] = {
 }
 
 
-def type_of(schema: Mapping[str, Any]) -> str:
-    """Return the type that a schema allows besides null."""
+def _type_of(schema: Mapping[str, Any]) -> str:
     types = schema["type"]
     return types if isinstance(types, str) else next(name for name in types if name != "null")
 
 
 def kind_of(schema: Mapping[str, Any]) -> tuple[str, str | None]:
     """Return the type that a schema allows, with its format, or the type of an array's items."""
-    kind = type_of(schema)
-    return kind, type_of(schema["items"]) if kind == "array" else schema.get("format")
+    kind = _type_of(schema)
+    return kind, _type_of(schema["items"]) if kind == "array" else schema.get("format")
 
 
 def limits(schema: Mapping[str, Any]) -> tuple[int, int]:
